@@ -1,0 +1,1 @@
+"""mmreference: one implementation of Linux memory management that is right, contract by contract."""

@@ -1,0 +1,193 @@
+"""Spinlocks, mutexes, reader-writer semaphores and bit locks.
+
+All are used as `async with lock:`; taking one is a step that others can come before. A lock knows its *class* (all
+instances that play the same part, for the lock order) and its *owner* (the object that it protects).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmspec.trace import Held, Recorder
+from mmreference.kernel.lockdep import LockOrder
+from mmreference.kernel.scheduler import Scheduler, Step, Task, current_task, touched
+
+
+class SleepInAtomic(Exception):  # noqa: N818
+    """Something that may sleep was done while a spinlock was held."""
+
+
+class LockMisuse(Exception):  # noqa: N818
+    """A lock was released by somebody who does not hold it."""
+
+
+class _Acquire(Step):
+    """Take a lock, as soon as that is possible."""
+
+    __slots__ = ("lock", "shared")
+
+    def __init__(self, lock: Lock, shared: bool) -> None:
+        self.lock = lock
+        self.shared = shared
+
+    @property
+    def label(self) -> str:  # type: ignore[override]
+        return f"{self.lock.verb} {self.lock.name}{' for read' if self.shared else ''}"
+
+    def enabled(self, task: Task) -> bool:
+        return self.lock.available(self.shared)
+
+    def perform(self, task: Task) -> None:
+        self.lock.take(task, self.shared)
+
+
+class Lock:
+    """What all locks have in common; `spinning` ones must not be held while sleeping."""
+
+    spinning = False
+    verb = "lock"
+
+    def __init__(self, cls: str, owner: Any = None, order: LockOrder | None = None, name: str | None = None) -> None:
+        self.cls = cls
+        self.owner = owner
+        self.order = order
+        self.name = name or (f"{owner}.{cls}" if owner is not None else cls)
+        self.writer: Task | None = None
+        self.readers: list[Task] = []
+        self._held: dict[tuple[Task, bool], Held] = {}
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def available(self, shared: bool) -> bool:
+        """Whether it could be taken now."""
+        return self.writer is None and (shared or not self.readers)
+
+    def held_by(self, task: Task) -> bool:
+        """Whether `task` has it, exclusively or shared."""
+        return self.writer is task or task in self.readers
+
+    def take(self, task: Task, shared: bool) -> None:
+        """Become a holder; the lock is available."""
+        touched(self.name, write=not shared)
+        held = Held(self.cls, shared, self.spinning, self.owner, self.name)
+        self._check_context(task)
+        if shared:
+            self.readers.append(task)
+        else:
+            self.writer = task
+        self._held[task, shared] = held
+        if Recorder.active is not None:
+            Recorder.active.acquired(held)
+
+    def _check_context(self, task: Task) -> None:
+        recorder = Recorder.active
+        if recorder is None or task.context is None:
+            return
+        outer = task.context.held
+        if not self.spinning:
+            might_sleep(f"taking {self.name}")
+        if self.order is not None:
+            self.order.acquire(tuple(h.cls for h in outer), self.cls, task.name)
+
+    def drop(self, task: Task, shared: bool) -> None:
+        """Stop being a holder."""
+        held = self._held.pop((task, shared), None)
+        if held is None:
+            raise LockMisuse(f"{task.name} releases {self.name}, which it does not hold")
+        touched(self.name, write=not shared)
+        if shared:
+            self.readers.remove(task)
+        else:
+            self.writer = None
+        if Recorder.active is not None:
+            Recorder.active.released(held)
+
+    def lock(self) -> Step:
+        """`await lock.lock()`: take it exclusively."""
+        return _Acquire(self, False)
+
+    def unlock(self) -> None:
+        """Give it back."""
+        self.drop(current_task(), False)
+
+    def trylock(self) -> bool:
+        """Take it if that is possible at once; the caller has just suspended at an access to it."""
+        touched(self.name, write=True)
+        if not self.available(False):
+            return False
+        self.take(current_task(), False)
+        return True
+
+    async def __aenter__(self) -> None:
+        await _Acquire(self, False)
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or self.writer is not None:
+            self._exit(kind, False)
+
+    def _exit(self, kind: type[BaseException] | None, shared: bool) -> None:
+        # A run that is being torn down closes its coroutines from outside; there is nobody to give the lock back to.
+        if kind is None and Scheduler.current is not None:
+            self.drop(current_task(), shared)
+
+
+class SpinLock(Lock):
+    """Protects short sections; its holder must not sleep."""
+
+    spinning = True
+    verb = "spin_lock"
+
+
+class Mutex(Lock):
+    """Exclusion between tasks that may sleep meanwhile."""
+
+    verb = "mutex_lock"
+
+
+class RwSem(Lock):
+    """Many readers or one writer; `async with sem.read():`, `async with sem.write():`."""
+
+    verb = "down"
+
+    def read(self) -> _Shared:
+        """Hold it for read."""
+        return _Shared(self)
+
+    def write(self) -> Lock:
+        """Hold it for write."""
+        return self
+
+
+class _Shared:
+    """The shared side of a lock as a context manager."""
+
+    __slots__ = ("sem",)
+
+    def __init__(self, sem: Lock) -> None:
+        self.sem = sem
+
+    async def __aenter__(self) -> None:
+        await _Acquire(self.sem, True)
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.sem._exit(kind, True)
+
+
+class BitLock(Lock):
+    """A lock that is a bit of the object that it protects, such as PG_locked; its holder may sleep."""
+
+    verb = "lock"
+
+
+def might_sleep(what: str) -> None:
+    """Whoever calls this may sleep.
+
+    :raises SleepInAtomic: if the running task holds a spinlock.
+    """
+    recorder = Recorder.active
+    if recorder is None:
+        return
+    spinning = [h.name for h in recorder.current.held if h.spinning]
+    if spinning:
+        raise SleepInAtomic(f"{what} may sleep, but {', '.join(spinning)} is held")
