@@ -10,7 +10,7 @@ from typing import Any
 
 from mmspec.trace import Held, Recorder
 from mmreference.kernel.lockdep import LockOrder
-from mmreference.kernel.scheduler import Scheduler, Step, Task, current_task, touched
+from mmreference.kernel.scheduler import Scheduler, Step, Task, current_task, synchronised
 
 
 class SleepInAtomic(Exception):  # noqa: N818
@@ -69,7 +69,7 @@ class Lock:
 
     def take(self, task: Task, shared: bool) -> None:
         """Become a holder; the lock is available."""
-        touched(self.name, write=not shared)
+        synchronised(self.name, write=not shared)
         held = Held(self.cls, shared, self.spinning, self.owner, self.name)
         self._check_context(task)
         if shared:
@@ -95,7 +95,7 @@ class Lock:
         held = self._held.pop((task, shared), None)
         if held is None:
             raise LockMisuse(f"{task.name} releases {self.name}, which it does not hold")
-        touched(self.name, write=not shared)
+        synchronised(self.name, write=not shared)
         if shared:
             self.readers.remove(task)
         else:
@@ -113,7 +113,7 @@ class Lock:
 
     def trylock(self) -> bool:
         """Take it if that is possible at once; the caller has just suspended at an access to it."""
-        touched(self.name, write=True)
+        synchronised(self.name, write=True)
         if not self.available(False):
             return False
         self.take(current_task(), False)

@@ -64,7 +64,8 @@ class Task:
         self.steps = 0
         self.names = 0
         self.read_versions: dict[Location, int] = {}
-        """What this task has read since its last :class:`Retry`, and how often that had been written then."""
+        """What this task has read since its last :class:`Retry`, and how often others had written that when it first
+        did."""
 
     @property
     def cpu(self) -> int:
@@ -197,17 +198,20 @@ class Scheduler:
             task.result = stop.value
 
     def access(self, location: Location, write: bool) -> None:
-        """The running step reads or writes `location`."""
-        step = self.step
-        if step is None:
-            return
-        footprint = step.footprint
-        footprint[location] = write or footprint.get(location, False)
-        if write:
-            self.versions[location] = self.versions.get(location, 0) + 1
+        """The running step reads or writes the data at `location`."""
+        self.synchronise(location, write)
         task = self.running
         assert task is not None
-        task.read_versions[location] = self.versions.get(location, 0)
+        seen = task.read_versions.setdefault(location, self.versions.get(location, 0))
+        if write:
+            self.versions[location] = self.versions.get(location, 0) + 1
+            task.read_versions[location] = seen + 1
+
+    def synchronise(self, location: Location, write: bool) -> None:
+        """The running step takes or drops the lock at `location`: a dependency, but no news for :class:`Retry`."""
+        if self.step is not None:
+            footprint = self.step.footprint
+            footprint[location] = write or footprint.get(location, False)
 
 
 class Choice(Step):
@@ -221,10 +225,10 @@ class Choice(Step):
 
 
 class Retry(Step):
-    """Repeat an attempt that came to nothing, as soon as something that it has read has been changed by others.
+    """Repeat an attempt that came to nothing, as soon as some data that it has read has been changed by others.
 
     A real thread repeats at once and in vain; leaving these stutters out makes an endless retry visible as a run
-    in which nobody can go on.
+    in which nobody can go on. A lock that others took and dropped is no news, only data is.
     """
 
     __slots__ = ("label",)
@@ -242,7 +246,7 @@ class Retry(Step):
         assert scheduler is not None
         seen, task.read_versions = task.read_versions, {}
         for location in seen:
-            scheduler.access(location, False)
+            scheduler.synchronise(location, False)
 
 
 class Pause(Step):
@@ -276,9 +280,15 @@ def current_task() -> Task:
 
 
 def touched(location: Location, write: bool = True) -> None:
-    """The running step has accessed `location` in passing."""
+    """The running step has accessed the data at `location` in passing."""
     if Scheduler.current is not None:
         Scheduler.current.access(location, write)
+
+
+def synchronised(location: Location, write: bool) -> None:
+    """The running step has taken or dropped the lock at `location`."""
+    if Scheduler.current is not None:
+        Scheduler.current.synchronise(location, write)
 
 
 async def may_fail(what: str) -> bool:
