@@ -24,11 +24,12 @@ class LockMisuse(Exception):  # noqa: N818
 class _Acquire(Step):
     """Take a lock, as soon as that is possible."""
 
-    __slots__ = ("lock", "shared")
+    __slots__ = ("lock", "shared", "nested")
 
-    def __init__(self, lock: Lock, shared: bool) -> None:
+    def __init__(self, lock: Lock, shared: bool, nested: bool = False) -> None:
         self.lock = lock
         self.shared = shared
+        self.nested = nested
 
     @property
     def label(self) -> str:  # type: ignore[override]
@@ -38,6 +39,7 @@ class _Acquire(Step):
         return self.lock.available(self.shared)
 
     def perform(self, task: Task) -> None:
+        self.lock.check_context(task, self.nested)
         self.lock.take(task, self.shared)
 
 
@@ -71,7 +73,6 @@ class Lock:
         """Become a holder; the lock is available."""
         synchronised(self.name, write=not shared)
         held = Held(self.cls, shared, self.spinning, self.owner, self.name)
-        self._check_context(task)
         if shared:
             self.readers.append(task)
         else:
@@ -80,7 +81,8 @@ class Lock:
         if Recorder.active is not None:
             Recorder.active.acquired(held)
 
-    def _check_context(self, task: Task) -> None:
+    def check_context(self, task: Task, nested: bool) -> None:
+        """Whether it may be waited for here: nothing spinning is held if that sleeps, and the lock order is kept."""
         recorder = Recorder.active
         if recorder is None or task.context is None:
             return
@@ -88,7 +90,9 @@ class Lock:
         if not self.spinning:
             might_sleep(f"taking {self.name}")
         if self.order is not None:
-            self.order.acquire(tuple(h.cls for h in outer), self.cls, task.name)
+            # A second lock of a class in a fixed order of its own is a class of its own.
+            cls = f"{self.cls}/nested" if nested else self.cls
+            self.order.acquire(tuple(h.cls for h in outer), cls, task.name)
 
     def drop(self, task: Task, shared: bool) -> None:
         """Stop being a holder."""
@@ -103,16 +107,16 @@ class Lock:
         if Recorder.active is not None:
             Recorder.active.released(held)
 
-    def lock(self) -> Step:
-        """`await lock.lock()`: take it exclusively."""
-        return _Acquire(self, False)
+    def lock(self, *, nested: bool = False) -> Step:
+        """`await lock.lock()`: take it exclusively; `nested` while another one of its class is held."""
+        return _Acquire(self, False, nested)
 
     def unlock(self) -> None:
         """Give it back."""
         self.drop(current_task(), False)
 
     def trylock(self) -> bool:
-        """Take it if that is possible at once; the caller has just suspended at an access to it."""
+        """Take it if that is possible at once; who does not wait cannot deadlock, so no order is checked."""
         synchronised(self.name, write=True)
         if not self.available(False):
             return False

@@ -1,0 +1,135 @@
+"""Processes: fork, exit, and memory accesses with the faults that they cause."""
+
+from __future__ import annotations
+
+import errno
+
+from mmspec.contracts import operation
+from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, Signal
+from mmspec.trace import emit, note
+from mmreference.kernel.scheduler import Access, Retry, may_fail, touched
+from mmreference.mm.fault import hugetlb_fault
+from mmreference.mm.mmap import remove_vma
+from mmreference.mm.page import get_page
+from mmreference.mm.pagetable import (
+    flush_tlb_page,
+    huge_page_number,
+    huge_pte_alloc,
+    huge_ptep_set_wrprotect,
+    set_huge_pte_at,
+    unmap_hugepage_range,
+)
+from mmreference.mm.resv_map import reset_vma_resv_huge_pages
+from mmreference.mm.system import System
+from mmreference.mm.vma import VM_WRITE, Mm, Pte, Vma, hugetlb_vm_op_open
+
+
+@operation
+async def dup_mm(parent: Mm) -> Mm | int:
+    """fork: a copy of the address space without the reservations, or -ENOMEM and no trace of the attempt."""
+    system = parent.system
+    child = system.new_mm()
+    note(child=child)
+    error = 0
+    async with parent.mmap_sem.write():
+        for vma in list(parent.vmas):
+            if await may_fail("vm_area_struct"):
+                error = -errno.ENOMEM
+                break
+            copy = vma.copy(child)
+            # Before the copy can be seen, and before open would take a reference for it.
+            reset_vma_resv_huge_pages(copy)
+            async with vma.vm_file.i_mmap_lock:
+                vma.vm_file.i_mmap[copy] = None
+            child.link(copy)
+            error = await copy_hugetlb_page_range(child, parent, vma, copy)
+            hugetlb_vm_op_open(copy)
+            if error:
+                break
+    if error:
+        await mmput(child)
+        return error
+    return child
+
+
+@operation
+async def copy_hugetlb_page_range(dst: Mm, src: Mm, vma: Vma, copy: Vma) -> int:
+    """Copy all present entries of the VMA, write-protecting private ones on both sides: 0 or -ENOMEM."""
+    for address in range(vma.vm_start, vma.vm_end, vma.huge_page_size):
+        vpn = huge_page_number(src, address)
+        if vpn not in src.ptes:
+            continue
+        if not await huge_pte_alloc(dst, address):
+            return -errno.ENOMEM
+        async with dst.page_table_lock:
+            await src.page_table_lock.lock(nested=True)
+            entry = src.ptes.get(vpn)
+            if entry is not None:
+                if not vma.is_shared and entry.writable:
+                    huge_ptep_set_wrprotect(src, vma, vpn)
+                    flush_tlb_page(src, vpn)
+                get_page(entry.page)
+                set_huge_pte_at(dst, copy, vpn, Pte(entry.page, writable=entry.writable and vma.is_shared))
+            src.page_table_lock.unlock()
+    return 0
+
+
+@operation
+async def mmput(mm: Mm) -> None:
+    """exit: the last user is gone; everything is unmapped and closed. Needs no `mmap_sem`."""
+    mm.users -= 1
+    for vma in list(mm.vmas):
+        await unmap_hugepage_range(vma, vma.vm_start, vma.vm_end)
+    for vma in list(mm.vmas):
+        mm.unlink(vma)
+        await remove_vma(vma)
+    mm.system.forget_mm(mm)
+
+
+@operation
+async def access(mm: Mm, address: int, value: int | None) -> int:
+    """Read (`value` None) or write the huge page at the address: the value read, 0, or a `Signal`."""
+    write = value is not None
+    vpn = huge_page_number(mm, address)
+    while True:
+        done = await _try_access(mm, vpn, value)
+        if done is not None:
+            return done
+        signal = await _user_fault(mm, address, write)
+        if signal is not None:
+            return signal
+        done = await _try_access(mm, vpn, value)
+        if done is not None:
+            return done
+        await Retry(f"repeat access to {mm.name}[{vpn - mm.system.first_vpn}]")
+
+
+async def _try_access(mm: Mm, vpn: int, value: int | None) -> int | None:
+    """What the CPU does: translate and access, or None for a fault."""
+    await Access((mm.name, "pte", vpn), f"translate {mm.name}[{vpn - mm.system.first_vpn}]")
+    entry = mm.system.tlbs.translate(mm, vpn, value is not None)
+    if entry is None:
+        return None
+    page = entry.page
+    if value is None:
+        touched((page.name, "content"), write=False)
+        emit("load", mm=mm, vpn=vpn, page=page, content=page.content)
+        return int(page.content)
+    touched((page.name, "content"))
+    emit("store", mm=mm, vpn=vpn, page=page, value=value)
+    page.content = value
+    return 0
+
+
+async def _user_fault(mm: Mm, address: int, write: bool) -> Signal | None:
+    async with mm.mmap_sem.read():
+        vma = mm.find_vma(address)
+        if vma is None or (write and not vma.vm_flags & VM_WRITE):
+            return Signal.SIGSEGV
+        result = await hugetlb_fault(mm, vma, address, write)
+    if result is VM_FAULT_MINOR:
+        return None
+    return Signal.SIGKILL if result is VM_FAULT_OOM else Signal.SIGBUS
+
+
+__all__ = ["System", "access", "copy_hugetlb_page_range", "dup_mm", "mmput"]
