@@ -2,8 +2,9 @@
 
 :func:`requires` and :func:`guarantees` turn invariants into icontract pre- and postconditions, on plain functions, on
 `async def` and on the abstract methods of an interface, whose implementations inherit them. A predicate's parameters
-are found by name: the function's own arguments, `result`, `old` (what the function's :func:`captures` clause saw
-before the call) and `op` (the :class:`mmspec.trace.Operation` that :func:`operation` records).
+are found by name: the function's own arguments, `result`, `old` and `new` (what the `view` given to
+:func:`guarantees` shows before and after the call) and `op` (the :class:`mmspec.trace.Operation` that
+:func:`operation` records).
 
 With `MMSPEC_CONTRACTS=off` in the environment every decorator here returns the function that it is given.
 """
@@ -34,40 +35,40 @@ CITED_BY: dict[str, list[str]] = {}
 class _Condition:
     """Several invariants as one icontract condition; remembers which of them failed."""
 
-    def __init__(self, invariants: tuple[Invariant, ...], *, after: bool) -> None:
+    def __init__(self, invariants: tuple[Invariant, ...], view: Callable[..., Any] | None, *, after: bool) -> None:
         self.invariants = invariants
+        self.view = view
+        self.view_parameters = tuple(inspect.signature(view).parameters) if view is not None else ()
+        self.looks_again = any("new" in i.parameters for i in invariants)
         self.failed: Violation | None = None
-        self.parameters = [self._parameters(i) for i in invariants]
-        wanted = {p for parameters in self.parameters for p in parameters} - {"op"}
-        if after:
-            wanted.add("result")
-        names = sorted("OLD" if name == "old" else name for name in wanted)
+        wanted = {p for i in invariants for p in i.parameters} - {"op", "new", "old"}
+        wanted |= {"result"} if after else set()
+        wanted |= {"OLD", *self.view_parameters} if view is not None else set()
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        self.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in names])
+        self.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in sorted(wanted)])
         self.__name__ = "+".join(i.id for i in invariants)
 
-    @staticmethod
-    def _parameters(invariant: Invariant) -> tuple[str, ...]:
-        return invariant.parameters
-
     def __call__(self, **values: Any) -> bool:
-        if "OLD" in values:
-            values["old"] = values["OLD"].old
         recorder = Recorder.active
         operation = recorder.current.op if recorder is not None else None
         if operation is not None and "result" in values:
             operation.result = values["result"]
         values["op"] = operation
-        for invariant, parameters in zip(self.invariants, self.parameters, strict=True):
-            if operation is None and "op" in parameters:
+        if self.view is not None:
+            values["old"] = values["OLD"].old
+            if self.looks_again:
+                values["new"] = self.view(**{p: values[p] for p in self.view_parameters})
+        for invariant in self.invariants:
+            if operation is None and "op" in invariant.parameters:
                 continue
-            arguments = {p: values[p] for p in parameters}
+            arguments = {p: values[p] for p in invariant.parameters}
             if not invariant.holds(**arguments):
                 self.failed = invariant.violation(**arguments)
                 return False
         return True
 
     def error(self) -> Violation:
+        """What icontract raises."""
         assert self.failed is not None
         return self.failed
 
@@ -84,32 +85,25 @@ def requires(*invariants: Invariant) -> Callable[[F], F]:
         _cite(function, invariants)
         if not ENABLED:
             return function
-        condition = _Condition(invariants, after=False)
+        condition = _Condition(invariants, None, after=False)
         return icontract.require(condition, error=condition.error)(function)
 
     return decorate
 
 
-def guarantees(*invariants: Invariant) -> Callable[[F], F]:
-    """The function establishes these postconditions whenever it returns, with success or with an error code."""
+def guarantees(*invariants: Invariant, view: Callable[..., Any] | None = None) -> Callable[[F], F]:
+    """The function establishes these postconditions whenever it returns, with success or with an error code.
+
+    `view` is a function of some of the arguments (by name); predicates see what it returns as `old` and `new`.
+    """
 
     def decorate(function: F) -> F:
         _cite(function, invariants)
         if not ENABLED:
             return function
-        condition = _Condition(invariants, after=True)
-        return icontract.ensure(condition, error=condition.error)(function)
-
-    return decorate
-
-
-def captures(capture: Callable[..., Any]) -> Callable[[F], F]:
-    """Evaluate `capture` (parameters by name) before the call; postconditions see the value as `old`."""
-
-    def decorate(function: F) -> F:
-        if not ENABLED:
-            return function
-        return icontract.snapshot(capture, name="old")(function)
+        condition = _Condition(invariants, view, after=True)
+        checked = icontract.ensure(condition, error=condition.error)(function)
+        return icontract.snapshot(view, name="old")(checked) if view is not None else checked
 
     return decorate
 

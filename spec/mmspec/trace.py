@@ -96,6 +96,8 @@ class Operation:
         self.result: Any = None
         self.returned = False
         self.noted: dict[str, Any] = {}
+        self.sections: list[Section] = []
+        """The critical sections that began in this function itself, in order of their ends."""
         self.held_at_entry = context.held
         self.first = len(context.events)
         self.last: int | None = None
@@ -352,6 +354,8 @@ class Recorder:
             context.sections.remove(section)
             section.new = held.owner.counters()  # type: ignore[attr-defined]
             section.last = len(context.events)
+            if section.op is not None:
+                section.op.sections.append(section)
         context.held = tuple(h for h in context.held if h is not held)
         self.emit("release", lock=held)
         if section is not None:
