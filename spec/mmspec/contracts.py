@@ -1,10 +1,13 @@
 """An invariant as a contract on a function.
 
-:func:`requires` and :func:`guarantees` turn invariants into icontract pre- and postconditions, on plain functions, on
-`async def` and on the abstract methods of an interface, whose implementations inherit them. A predicate's parameters
-are found by name: the function's own arguments, `result`, `old` and `new` (what the `view` given to
-:func:`guarantees` shows before and after the call) and `op` (the :class:`mmspec.trace.Operation` that
-:func:`operation` records).
+An invariant over operations or calls names the functions it is about, so a function only has to say that it is
+contracted: :func:`contracted` looks its invariants up by the function's name and turns them into icontract pre- and
+postconditions, on plain functions, on `async def` and on the abstract methods of an interface, whose implementations
+inherit them. :func:`maintains` does the same for the state invariants of a class, :func:`operation` also records each
+call.
+
+A predicate's parameters are found by name: the function's own arguments, `result`, `old` and `new` (what the `view` of
+the function shows before and after the call) and `op` (the :class:`mmspec.trace.Operation` that is running).
 
 With `MMSPEC_CONTRACTS=off` in the environment every decorator here returns the function that it is given.
 """
@@ -20,7 +23,7 @@ from typing import Any, TypeVar
 import icontract
 
 from mmspec.errors import Violation
-from mmspec.invariant import Invariant
+from mmspec.invariant import REGISTRY, Invariant, Kind, Over
 from mmspec.trace import Recorder
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -73,45 +76,84 @@ class _Condition:
         return self.failed
 
 
-def _cite(function: Callable[..., Any], invariants: tuple[Invariant, ...]) -> None:
-    name = f"{function.__module__}.{function.__qualname__}"
-    CITED_BY.setdefault(name, []).extend(i.id for i in invariants)
+def invariants_of(name: str) -> tuple[tuple[Invariant, ...], tuple[Invariant, ...]]:
+    """The preconditions and the postconditions that the registry has for the function of that name."""
+    # The registry is filled by importing the invariants, which themselves know nothing of contracts.
+    import mmspec.invariants  # noqa: F401
+
+    about = [i for i in REGISTRY if i.over in (Over.OPERATION, Over.CALL) and name in i.on]
+    before = tuple(i for i in about if i.kind is Kind.PRECONDITION and not AFTERWARDS & set(i.parameters))
+    return before, tuple(i for i in about if i not in before)
 
 
-def requires(*invariants: Invariant) -> Callable[[F], F]:
-    """The function may be called only where these preconditions hold."""
-
-    def decorate(function: F) -> F:
-        _cite(function, invariants)
-        if not ENABLED:
-            return function
-        condition = _Condition(invariants, None, after=False)
-        return icontract.require(condition, error=condition.error)(function)
-
-    return decorate
+AFTERWARDS = {"result", "old", "new"}
 
 
-def guarantees(*invariants: Invariant, view: Callable[..., Any] | None = None) -> Callable[[F], F]:
-    """The function establishes these postconditions whenever it returns, with success or with an error code.
+def contracted(view: Callable[..., Any] | None = None) -> Callable[[F], F]:
+    """Put the function under the contracts that the registry has for its name.
 
     `view` is a function of some of the arguments (by name); predicates see what it returns as `old` and `new`.
     """
 
     def decorate(function: F) -> F:
-        _cite(function, invariants)
+        before, after = invariants_of(function.__name__)
+        name = f"{function.__module__}.{function.__qualname__}"
+        CITED_BY.setdefault(name, []).extend(i.id for i in (*before, *after))
         if not ENABLED:
             return function
-        condition = _Condition(invariants, view, after=True)
-        checked = icontract.ensure(condition, error=condition.error)(function)
-        return icontract.snapshot(view, name="old")(checked) if view is not None else checked
+        checked = function
+        if before:
+            required = _Condition(before, None, after=False)
+            checked = icontract.require(required, error=required.error)(checked)
+        if after:
+            ensured = _Condition(after, view, after=True)
+            checked = icontract.ensure(ensured, error=ensured.error)(checked)
+            if view is not None:
+                checked = icontract.snapshot(view, name="old")(checked)
+        return checked
 
     return decorate
 
 
-def operation(function: F) -> F:
-    """Record each call of the function as an :class:`~mmspec.trace.Operation`; the outermost decorator."""
-    if not ENABLED:
-        return function
+def maintains(*ids: str) -> Callable[[type], type]:
+    """Objects of the class keep these state invariants, as seen after each call of a public method."""
+
+    def decorate(cls: type) -> type:
+        import mmspec.invariants  # noqa: F401
+
+        invariants = tuple(REGISTRY[id_] for id_ in ids)
+        CITED_BY.setdefault(f"{cls.__module__}.{cls.__qualname__}", []).extend(ids)
+        if not ENABLED:
+            return cls
+        for invariant in invariants:
+            cls = _maintain(invariant)(cls)
+        return cls
+
+    return decorate
+
+
+def _maintain(invariant: Invariant) -> Callable[[type], type]:
+    def condition(self: Any) -> bool:
+        return invariant.holds(self)
+
+    def error(self: Any) -> Violation:
+        return invariant.violation(self)
+
+    result: Callable[[type], type] = icontract.invariant(condition, error=error)
+    return result
+
+
+def operation(view: Callable[..., Any] | None = None) -> Callable[[F], F]:
+    """Put the function under its contracts, and record each call as an :class:`~mmspec.trace.Operation`."""
+
+    def decorate(function: F) -> F:
+        checked = contracted(view)(function)
+        return _recorded(function, checked) if ENABLED else function
+
+    return decorate
+
+
+def _recorded(function: F, checked: F) -> F:
     name = function.__name__
     parameters = tuple(inspect.signature(function).parameters.values())
     names = tuple(p.name for p in parameters)
@@ -126,9 +168,9 @@ def operation(function: F) -> F:
         async def recorded_async(*args: Any, **kwargs: Any) -> Any:
             recorder = Recorder.active
             if recorder is None:
-                return await function(*args, **kwargs)
+                return await checked(*args, **kwargs)
             op = enter(recorder, args, kwargs)
-            op.result = await function(*args, **kwargs)
+            op.result = await checked(*args, **kwargs)
             recorder.leave(op)
             return op.result
 
@@ -138,9 +180,9 @@ def operation(function: F) -> F:
     def recorded(*args: Any, **kwargs: Any) -> Any:
         recorder = Recorder.active
         if recorder is None:
-            return function(*args, **kwargs)
+            return checked(*args, **kwargs)
         op = enter(recorder, args, kwargs)
-        op.result = function(*args, **kwargs)
+        op.result = checked(*args, **kwargs)
         recorder.leave(op)
         return op.result
 

@@ -277,8 +277,8 @@ class Context:
         self.held: tuple[Held, ...] = ()
         self.op: Operation | None = None
         self.sections: list[Section] = []
-        self.ghosts: dict[str, Any] = {}
-        """What the specification knows of this thread and no code reads."""
+        self.touched: dict[str, dict[Any, None]] = {}
+        """Guard to the objects that this thread has changed since it last gave such a guard free."""
 
     def __repr__(self) -> str:
         return self.name
@@ -300,7 +300,6 @@ class Recorder:
         self.contexts: list[Context] = []
         self.current = self.context("main")
         self.history: list[Operation] = []
-        self.touched: dict[str, dict[Any, None]] = {}
 
     def context(self, name: str) -> Context:
         """A new thread."""
@@ -335,13 +334,23 @@ class Recorder:
 
     def touch(self, obj: Any) -> None:
         """Remember that `obj` has changed; `obj.over` says what it is."""
+        touched = self.current.touched
         for guard in REGISTRY.guards(obj.over):
-            self.touched.setdefault(guard, {})[obj] = None
+            touched.setdefault(guard, {})[obj] = None
 
-    def acquired(self, held: Held) -> None:
-        """Record that the current thread has got a lock; its owner's `counters()` open a section."""
+    def forget(self, obj: Any) -> None:
+        """`obj` is gone; nothing is asked of it any more."""
+        for context in self.contexts:
+            for objects in context.touched.values():
+                objects.pop(obj, None)
+
+    def acquired(self, held: Held, how: str = "") -> None:
+        """Record that the current thread has got a lock; its owner's `counters()` open a section.
+
+        `how` is "trylock", "nested" (a second one of its class), or nothing.
+        """
         context = self.current
-        self.emit("acquire", lock=held)
+        self.emit("acquire", lock=held, how=how)
         context.held = (*context.held, held)
         if held.owner is not None and hasattr(held.owner, "counters"):
             context.sections.append(Section(held, context, held.owner.counters()))
@@ -362,7 +371,7 @@ class Recorder:
             for invariant in REGISTRY.monitors(Over.SECTION, held.cls):
                 invariant.demand(section)
         if not held.shared:
-            self._evaluate(held.cls)
+            self._evaluate(context, held.cls)
 
     def enter(self, name: str, arguments: dict[str, Any]) -> Operation:
         """Record the call of a function."""
@@ -384,19 +393,22 @@ class Recorder:
 
     def step_done(self) -> None:
         """An atomic step is over."""
-        self._evaluate(ALWAYS)
+        self._evaluate(self.current, ALWAYS)
 
     def quiet(self, world: Any = None) -> None:
-        """No operation is in flight; `world`, if given, is checked as a whole as well."""
-        self._evaluate(QUIESCENT)
+        """No operation is in flight, so every guard is free; `world`, if given, is checked as a whole as well."""
+        for context in self.contexts:
+            for guard in list(context.touched):
+                self._evaluate(context, guard)
         if world is not None:
             for invariant in REGISTRY.monitors(Over.WORLD, QUIESCENT):
                 invariant.demand(world)
 
-    def _evaluate(self, guard: str) -> None:
-        touched = self.touched.get(guard)
+    @staticmethod
+    def _evaluate(context: Context, guard: str) -> None:
+        touched = context.touched.get(guard)
         if touched:
-            self.touched[guard] = {}
+            context.touched[guard] = {}
             for obj in touched:
                 for invariant in REGISTRY.monitors(obj.over, guard):
                     invariant.demand(obj)

@@ -40,7 +40,7 @@ class _Acquire(Step):
 
     def perform(self, task: Task) -> None:
         self.lock.check_context(task, self.nested)
-        self.lock.take(task, self.shared)
+        self.lock.take(task, self.shared, "nested" if self.nested else "")
 
 
 class Lock:
@@ -69,7 +69,7 @@ class Lock:
         """Whether `task` has it, exclusively or shared."""
         return self.writer is task or task in self.readers
 
-    def take(self, task: Task, shared: bool) -> None:
+    def take(self, task: Task, shared: bool, how: str = "") -> None:
         """Become a holder; the lock is available."""
         synchronised(self.name, write=not shared)
         held = Held(self.cls, shared, self.spinning, self.owner, self.name)
@@ -79,7 +79,7 @@ class Lock:
             self.writer = task
         self._held[task, shared] = held
         if Recorder.active is not None:
-            Recorder.active.acquired(held)
+            Recorder.active.acquired(held, how)
 
     def check_context(self, task: Task, nested: bool) -> None:
         """Whether it may be waited for here: nothing spinning is held if that sleeps, and the lock order is kept."""
@@ -120,7 +120,7 @@ class Lock:
         synchronised(self.name, write=True)
         if not self.available(False):
             return False
-        self.take(current_task(), False)
+        self.take(current_task(), False, "trylock")
         return True
 
     async def __aenter__(self) -> None:

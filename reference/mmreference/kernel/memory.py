@@ -80,8 +80,7 @@ class KernelObject:
         if recorder is not None:
             recorder.emit("free", obj=self)
             by = f"{recorder.current.name} in {recorder.current.op!r}" if recorder.current.op else recorder.current.name
-            for dirty in recorder.touched.values():
-                dirty.pop(self, None)
+            recorder.forget(self)
         self.__dict__["_freed_by"] = by
         self.__class__ = _poisoned(type(self))
 

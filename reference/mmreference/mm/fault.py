@@ -12,6 +12,7 @@ import errno
 from mmspec.contracts import operation
 from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, VmFault
 from mmspec.invariant import INSTANTIATION_MUTEX
+from mmspec.invariants.hugetlb.views import fault_view
 from mmspec.trace import emit, note
 from mmreference.kernel.locks import might_sleep
 from mmreference.kernel.scheduler import Pause
@@ -33,13 +34,14 @@ from mmreference.mm.resv_map import (
     HPAGE_RESV_OWNER,
     HPAGE_RESV_UNMAPPED,
     is_vma_resv_set,
+    reservations_of,
     set_vma_resv_flags,
     vma_needs_reservation,
 )
 from mmreference.mm.vma import VM_WRITE, Mm, Pte, Vma
 
 
-@operation
+@operation(view=fault_view)
 async def hugetlb_fault(mm: Mm, vma: Vma, address: int, write: bool) -> VmFault:
     """Handle a fault at the address (bytes), with `mmap_sem` held for read.
 
@@ -63,8 +65,13 @@ async def _handle_entry(mm: Mm, vma: Vma, address: int, idx: int, write: bool) -
     vpn = huge_page_number(mm, address)
     entry = await huge_ptep_get(mm, vpn)
     if entry is None:
-        return await hugetlb_no_page(mm, vma, vpn, idx, write)
-    return await _protection_fault(mm, vma, vpn, idx, entry, write, seen_gen)
+        result = await hugetlb_no_page(mm, vma, vpn, idx, write, seen_gen)
+    else:
+        result = await _protection_fault(mm, vma, vpn, idx, entry, write, seen_gen)
+    reservations = reservations_of(vma)
+    if reservations is not None:
+        reservations.forget_preparations()
+    return result
 
 
 async def _protection_fault(
@@ -88,16 +95,18 @@ async def _protection_fault(
         return await hugetlb_cow(mm, vma, vpn, idx, entry, charge, seen_gen)
 
 
-@operation
-async def hugetlb_no_page(mm: Mm, vma: Vma, vpn: int, idx: int, write: bool) -> VmFault:
-    """Fill an empty entry from the page cache or with a new page."""
+@operation()
+async def hugetlb_no_page(mm: Mm, vma: Vma, vpn: int, idx: int, write: bool, seen_gen: int) -> VmFault:
+    """Fill an empty entry from the page cache or with a new page.
+
+    `seen_gen` is the pool's generation before the entry was found empty.
+    """
     inode = vma.vm_file
     if is_vma_resv_set(vma, HPAGE_RESV_UNMAPPED):
         # The owner of the reservation has taken this process's page; zeros in its place would be a lie.
         emit("unmapped_for_owner", vma=vma)
         return VM_FAULT_SIGBUS
     while True:
-        seen_gen = await sample_generation(vma.pool)
         page = await find_lock_page(inode, idx)
         # The size is tested with an existing page locked, and before a missing one is allocated: beyond the end of
         # the file the answer is SIGBUS, however empty the pool.
@@ -131,6 +140,7 @@ async def hugetlb_no_page(mm: Mm, vma: Vma, vpn: int, idx: int, write: bool) -> 
         await put_page(new)
         if error != -errno.EEXIST:
             return VM_FAULT_SIGBUS
+        seen_gen = await sample_generation(vma.pool)
 
 
 async def _new_page(vma: Vma, idx: int, charge: int, seen_gen: int) -> Page | VmFault:
@@ -180,7 +190,7 @@ async def copy_huge_page(new: Page, old: Page) -> None:
     emit("copy", new=new, old=old)
     await Pause(f"copy {old.name} to {new.name}")
     new.content = old.content
-    emit("copied", new=new, old=old)
+    emit("copied", new=new, old=old, content=old.content)
 
 
 async def _map_page(
@@ -206,7 +216,7 @@ async def _map_page(
     return result
 
 
-@operation
+@operation()
 async def hugetlb_cow(
     mm: Mm, vma: Vma, vpn: int, idx: int, entry: Pte, charge: int, seen_gen: int
 ) -> VmFault:
@@ -260,7 +270,7 @@ async def _take_page_from_others(mm: Mm, vma: Vma, vpn: int, idx: int, entry: Pt
     return VM_FAULT_MINOR
 
 
-@operation
+@operation()
 async def unmap_ref_private(vma: Vma, page: Page, idx: int) -> None:
     """Unmap the page from all VMAs that are not its reservation's owner, and mark those."""
     async with vma.vm_file.i_mmap_lock:

@@ -35,7 +35,6 @@ class Inode(KernelObject):
         self.pages: dict[int, Page] = {}
         """The page cache."""
         self.resv_map = resv_map
-        resv_map.inode = self
         self.i_mmap: dict[Vma, None] = {}
         self.i_mutex = Mutex("i_mutex", self, order)
         self.fault_sem = RwSem("fault_sem", self, order)
@@ -94,7 +93,7 @@ async def find_lock_page(inode: Inode, idx: int) -> Page | None:
         await put_page(page)
 
 
-@operation
+@operation()
 async def add_to_page_cache(page: Page, inode: Inode, idx: int) -> int:
     """Make the page the one of the index, locked: 0, -EEXIST if there is one already, -ENOMEM."""
     if await may_fail("page cache node"):

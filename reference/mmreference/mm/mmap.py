@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from mmspec.contracts import operation
+from mmspec.invariants.hugetlb.views import vma_view
 from mmspec.trace import emit, note
 from mmreference.kernel.scheduler import may_fail
 from mmreference.mm.file import Inode
@@ -26,7 +27,7 @@ from mmreference.mm.truncate import iput
 from mmreference.mm.vma import VM_NORESERVE, VM_WRITE, Mm, Vma, split_vma
 
 
-@operation
+@operation()
 async def hugetlb_reserve_pages(inode: Inode, frm: int, to: int, vma: Vma | None) -> int:
     """Promise the offsets `[frm, to)` of the file to a mapping, or to a segment without one: 0, -ENOMEM, -ENOSPC.
 
@@ -59,6 +60,7 @@ async def _reserve_for_file(inode: Inode, frm: int, to: int) -> int:
         return charge
     error = await _promise(inode, charge)
     if error:
+        inode.resv_map.forget_preparations()
         return error
     async with inode.resv_map.lock:
         added = map_region_add(inode.resv_map, frm, to)
@@ -87,14 +89,13 @@ async def _reserve_for_vma(inode: Inode, frm: int, to: int, vma: Vma) -> int:
     return 0
 
 
-@operation
+@operation(view=vma_view)
 async def hugetlb_vm_op_close(vma: Vma) -> None:
     """The VMA goes: give back what it had promised and not consumed, within its own span.
 
     With `mmap_sem` held for write or nobody else left, and all pages of the span unmapped.
     """
     emit("vm_op_close", vma=vma)
-    vma.closes += 1
     reservations = vma_resv_map(vma)
     if reservations is None:
         return
@@ -103,14 +104,13 @@ async def hugetlb_vm_op_close(vma: Vma) -> None:
     books = vma.pool.books
     books.close(vma)
     # Counting comes before the reference goes: the last one takes the regions along.
-    reservations.vmas.pop(vma, None)
     resv_map_put(reservations)
     if reserve:
         await hugetlb_acct_memory(vma.pool, -reserve)
         await hugetlb_put_quota(vma.vm_file.sb, reserve)
 
 
-@operation
+@operation()
 async def do_mmap(mm: Mm, length: int, inode: Inode, offset: int, flags: int) -> int:
     """Map `length` huge pages of the file from `offset` (huge pages): the address in bytes, or a negative errno."""
     system = mm.system
@@ -150,7 +150,7 @@ def get_unmapped_area(mm: Mm, length: int) -> int | None:
     return start if start + length <= mm.system.mmap_end else None
 
 
-@operation
+@operation()
 async def do_munmap(mm: Mm, address: int, length: int) -> int:
     """Unmap `length` bytes from the address: 0, -EINVAL off a huge-page boundary, -ENOMEM if a split fails."""
     size = mm.system.arch.huge_page_size
@@ -192,11 +192,19 @@ async def remove_vma(vma: Vma) -> None:
     async with inode.i_mmap_lock:
         inode.i_mmap.pop(vma, None)
     await hugetlb_vm_op_close(vma)
+    vma.closes += 1
     vma.free()
     await iput(inode)
 
 
-@operation
+@operation()
+async def do_mremap(mm: Mm, address: int, length: int) -> int:
+    """Huge-page mappings neither move nor grow: -EINVAL."""
+    async with mm.mmap_sem.write():
+        return -errno.EINVAL
+
+
+@operation()
 async def do_mprotect(mm: Mm, address: int, length: int, writable: bool) -> int:
     """Allow or forbid writes to `length` bytes from the address: 0 or a negative errno."""
     size = mm.system.arch.huge_page_size

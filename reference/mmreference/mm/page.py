@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mmreference.mm.resv_map import ResvMap
 
 
-@watched("_count", "tag", "where", "mapping", "private", "content")
+@watched("_count", "tag", "where", "mapping", "private", "content", "temp_refs")
 class Page(KernelObject):
     """The head of a huge page."""
 
@@ -52,6 +52,8 @@ class Page(KernelObject):
         self.content = 0
         self.ptes: dict[tuple[str, int], Any] = {}
         self.temp_refs = 0
+        self.pins = 0
+        """References that user pinning holds through tail pages."""
         self.be_born()
 
     @property

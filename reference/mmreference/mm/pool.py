@@ -7,17 +7,18 @@ that was settled or returned. A fault that finds the pool empty tells a true sho
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmspec.contracts import operation
 from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, VmFault
 from mmspec.invariant import TENTATIVE, Over
+from mmspec.invariants.hugetlb.views import free_view, tag_view
 from mmspec.state import PoolCounters
 from mmspec.trace import emit, note
 from mmreference.kernel.lockdep import LockOrder
 from mmreference.kernel.locks import SpinLock
 from mmreference.kernel.memory import KernelObject, watched
-from mmreference.kernel.scheduler import Access, may_fail, touched
+from mmreference.kernel.scheduler import Access, current_task, may_fail, touched
 from mmreference.mm.ledger import Ledger
 from mmreference.mm.page import Page, own_page, page_tentative, set_page_tentative
 from mmreference.mm.quota import hugetlb_put_quota, quota_settled
@@ -52,7 +53,8 @@ class HugePagePool(KernelObject):
         self.free_huge_pages_node = dict.fromkeys(range(nodes), 0)
         # Ghosts.
         self.books = Ledger()
-        self.inflight: dict[Page, None] = {}
+        self.inflight: dict[Page, str] = {}
+        """Pages whose fate is open, and which thread decides it."""
         self.all_pages: dict[Page, None] = {}
         self.be_born()
 
@@ -97,7 +99,7 @@ def enqueue_huge_page(h: HugePagePool, page: Page) -> None:
     emit("enqueue", page=page, pool=h)
 
 
-@operation
+@operation()
 def dequeue_huge_page(h: HugePagePool, vma: Vma | None = None) -> Page | None:
     """Take a page from the first free list that memory policy and cpuset of the VMA's process permit."""
     allowed = vma.mm.allowed_nodes if vma is not None else tuple(h.hugepage_freelists)
@@ -138,7 +140,7 @@ async def alloc_fresh_huge_page(h: HugePagePool, node: int) -> Page | None:
 # -- the reserve -------------------------------------------------------------------------------------------------------
 
 
-@operation
+@operation()
 async def hugetlb_acct_memory(h: HugePagePool, delta: int) -> int:
     """Promise `delta` more huge pages (0, or -ENOMEM and nothing changed), or take back `-delta` promises (0)."""
     await h.hugetlb_lock.lock()
@@ -239,7 +241,7 @@ def shortage(h: HugePagePool, seen_gen: int) -> int:
     return -errno.ENOMEM
 
 
-@operation
+@operation()
 async def alloc_huge_page(vma: Vma, idx: int, charge: int, seen_gen: int) -> Page | int:
     """A page for the offset `idx` of the VMA, with one reference, in flight; or -EAGAIN, or -ENOMEM.
 
@@ -275,8 +277,8 @@ async def _draw_page(h: HugePagePool, vma: Vma, idx: int, charge: int, seen_gen:
     """The one critical section of an allocation: test, draw, dequeue, count, tag."""
     async with h.hugetlb_lock:
         backed = reserved_at(vma, idx)
-        note(backed=backed, at_test=h.counters(), gen_at_test=h.gen)
-        emit("availability_test", pool=h, backed=backed)
+        note(backed=backed, at_test=h.counters(), gen_at_test=h.gen, **_slot(vma, idx))
+        emit("availability_test", pool=h, vma=vma, idx=idx, backed=backed)
         if not backed and charge == 0:
             # The reservation was there at the prepare step: somebody is filling the very slot, or has filled it.
             emit("tentative_read", pool=h)
@@ -295,11 +297,20 @@ async def _draw_page(h: HugePagePool, vma: Vma, idx: int, charge: int, seen_gen:
         return page
 
 
+def _slot(vma: Vma, idx: int) -> dict[str, Any]:
+    """Ghost: whether the place for the page is taken at this instant, and by how many the page there is shared."""
+    entry = vma.mm.ptes.get(vma.address(idx) // vma.huge_page_size)
+    return {
+        "slot_filled": idx in vma.vm_file.pages if vma.is_shared else entry is not None,
+        "sharers": entry.page._count if entry is not None else 0,
+    }
+
+
 def draw_reservation(h: HugePagePool, vma: Vma, idx: int, page: Page) -> None:
     """The page is the one that was promised for `idx`; under the map's lock and `hugetlb_lock`."""
     resv_map = reservations_of(vma)
     assert resv_map is not None
-    emit("draw", pool=h, page=page, vma=vma, idx=idx)
+    emit("draw", pool=h, page=page, vma=vma, idx=idx, map=resv_map)
     h.resv_huge_pages -= 1
     resv_map.drawn[idx] = page
     page.drawn_from = (resv_map, idx)
@@ -307,7 +318,7 @@ def draw_reservation(h: HugePagePool, vma: Vma, idx: int, page: Page) -> None:
 
 def _in_flight(h: HugePagePool, page: Page, tag: int) -> None:
     page.where = "inflight"
-    h.inflight[page] = None
+    h.inflight[page] = current_task().name
     if h.counts_in_flight:
         h.tentative_huge_pages += 1
     set_page_tentative(page, tag)
@@ -323,7 +334,7 @@ def _landed(h: HugePagePool, page: Page) -> None:
     h.inflight.pop(page, None)
 
 
-@operation
+@operation(view=tag_view)
 async def keep_huge_page(page: Page, vma: Vma, idx: int) -> None:
     """Settle: the page is where others can find it, so it is no longer in flight and its reservation is consumed.
 
@@ -357,7 +368,7 @@ async def _settle(page: Page, vma: Vma, idx: int) -> None:
         await quota_settled(vma.vm_file.sb)
 
 
-@operation
+@operation(view=free_view)
 async def free_huge_page(page: Page) -> None:
     """The destructor: a page with no reference goes back to where it came from.
 
@@ -409,10 +420,23 @@ def fault_result(error: int) -> VmFault:
     return VM_FAULT_MINOR if error == -errno.EAGAIN else VM_FAULT_OOM
 
 
+# -- what can be read ---------------------------------------------------------------------------------------------------
+
+
+@operation()
+async def hugetlb_report_meminfo(h: HugePagePool) -> PoolCounters:
+    """What `/proc/meminfo` shows: each counter is read without the lock, one after the other."""
+    values = []
+    for name in COUNTERS[:4]:
+        await Access((h.name, "counters"), f"read {name}")
+        values.append(getattr(h, name))
+    return PoolCounters(*values)
+
+
 # -- the size of the pool ----------------------------------------------------------------------------------------------
 
 
-@operation
+@operation()
 async def set_max_huge_pages(h: HugePagePool, count: int) -> int:
     """Ask for `count` persistent pages; the number of pages that the pool owns afterwards."""
     await _grow(h, count)

@@ -6,11 +6,12 @@ import errno
 
 from mmspec.contracts import operation
 from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, Signal
+from mmspec.invariants.hugetlb.views import fork_view
 from mmspec.trace import emit, note
 from mmreference.kernel.scheduler import Access, Retry, may_fail, touched
 from mmreference.mm.fault import hugetlb_fault
 from mmreference.mm.mmap import remove_vma
-from mmreference.mm.page import get_page
+from mmreference.mm.page import Page, get_page, put_page
 from mmreference.mm.pagetable import (
     flush_tlb_page,
     huge_page_number,
@@ -24,15 +25,15 @@ from mmreference.mm.system import System
 from mmreference.mm.vma import VM_WRITE, Mm, Pte, Vma, hugetlb_vm_op_open
 
 
-@operation
-async def dup_mm(parent: Mm) -> Mm | int:
+@operation(view=fork_view)
+async def dup_mm(oldmm: Mm) -> Mm | int:
     """fork: a copy of the address space without the reservations, or -ENOMEM and no trace of the attempt."""
-    system = parent.system
+    system = oldmm.system
     child = system.new_mm()
     note(child=child)
     error = 0
-    async with parent.mmap_sem.write():
-        for vma in list(parent.vmas):
+    async with oldmm.mmap_sem.write():
+        for vma in list(oldmm.vmas):
             if await may_fail("vm_area_struct"):
                 error = -errno.ENOMEM
                 break
@@ -42,7 +43,7 @@ async def dup_mm(parent: Mm) -> Mm | int:
             async with vma.vm_file.i_mmap_lock:
                 vma.vm_file.i_mmap[copy] = None
             child.link(copy)
-            error = await copy_hugetlb_page_range(child, parent, vma, copy)
+            error = await copy_hugetlb_page_range(child, oldmm, vma, copy)
             hugetlb_vm_op_open(copy)
             if error:
                 break
@@ -52,7 +53,7 @@ async def dup_mm(parent: Mm) -> Mm | int:
     return child
 
 
-@operation
+@operation()
 async def copy_hugetlb_page_range(dst: Mm, src: Mm, vma: Vma, copy: Vma) -> int:
     """Copy all present entries of the VMA, write-protecting private ones on both sides: 0 or -ENOMEM."""
     for address in range(vma.vm_start, vma.vm_end, vma.huge_page_size):
@@ -74,7 +75,7 @@ async def copy_hugetlb_page_range(dst: Mm, src: Mm, vma: Vma, copy: Vma) -> int:
     return 0
 
 
-@operation
+@operation()
 async def mmput(mm: Mm) -> None:
     """exit: the last user is gone; everything is unmapped and closed. Needs no `mmap_sem`."""
     mm.users -= 1
@@ -86,7 +87,7 @@ async def mmput(mm: Mm) -> None:
     mm.system.forget_mm(mm)
 
 
-@operation
+@operation()
 async def access(mm: Mm, address: int, value: int | None) -> int:
     """Read (`value` None) or write the huge page at the address: the value read, 0, or a `Signal`."""
     write = value is not None
@@ -102,6 +103,37 @@ async def access(mm: Mm, address: int, value: int | None) -> int:
         if done is not None:
             return done
         await Retry(f"repeat access to {mm.name}[{vpn - mm.system.first_vpn}]")
+
+
+@operation()
+async def get_user_pages(mm: Mm, address: int, *, write: bool) -> Page | Signal:
+    """Pin the huge page at the address through one of its tail pages: the page, to be released by :func:`unpin`.
+
+    Repeats the fault inside the kernel until the page is there.
+    """
+    vpn = huge_page_number(mm, address)
+    while True:
+        async with mm.page_table_lock:
+            entry = mm.ptes.get(vpn)
+            touched((mm.name, "pte", vpn), write=False)
+            if entry is not None and (entry.writable or not write):
+                page = entry.page.head
+                page.pins += 1
+                page._count += 1
+                emit("pin", page=page)
+                return page
+        signal = await _user_fault(mm, address, write)
+        if signal is not None:
+            return signal
+        if vpn not in mm.ptes:
+            await Retry(f"repeat pinning of {mm.name}[{vpn - mm.system.first_vpn}]")
+
+
+async def unpin(page: Page) -> None:
+    """Release a pinned page."""
+    page.pins -= 1
+    page.temp_refs += 1
+    await put_page(page)
 
 
 async def _try_access(mm: Mm, vpn: int, value: int | None) -> int | None:

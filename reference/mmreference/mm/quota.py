@@ -41,7 +41,7 @@ class SuperBlock(KernelObject):
         return self.max_blocks != NO_LIMIT
 
 
-@operation
+@operation()
 async def hugetlb_get_quota(sb: SuperBlock, blocks: int, *, in_flight: bool = False) -> int:
     """Take `blocks` huge pages from the quota: 0, -ENOSPC, or -EAGAIN where a fault may give some back.
 
@@ -59,7 +59,7 @@ async def hugetlb_get_quota(sb: SuperBlock, blocks: int, *, in_flight: bool = Fa
     return 0
 
 
-@operation
+@operation()
 async def hugetlb_put_quota(sb: SuperBlock, blocks: int, *, in_flight: bool = False, news: bool = True) -> None:
     """Give `blocks` huge pages back. `news` is False where a fault repeats that could not have kept them anyway."""
     async with sb.stat_lock:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import attrs
 
+from mmspec.contracts import operation
+from mmspec.invariants.hugetlb.regions import Pairs, pairs
+
 
 @attrs.define(slots=True)
 class FileRegion:
@@ -18,6 +21,11 @@ class FileRegion:
 
 
 Regions = list[FileRegion]
+
+
+def shown(regions: Regions) -> Pairs:
+    """What the contracts see of a list."""
+    return pairs(regions)
 
 
 def first_at_or_after(regions: Regions, f: int) -> int:
@@ -31,6 +39,7 @@ def needs_placeholder(regions: Regions, f: int, t: int) -> bool:
     return k == len(regions) or regions[k].frm > t
 
 
+@operation(view=shown)
 def region_chg(regions: Regions, f: int, t: int) -> int:
     """Prepare `[f, t)`: how many of its offsets are not covered. The memory for a placeholder is there."""
     k = first_at_or_after(regions, f)
@@ -40,6 +49,7 @@ def region_chg(regions: Regions, f: int, t: int) -> int:
     return t - f - region_count(regions, f, t)
 
 
+@operation(view=shown)
 def region_add(regions: Regions, f: int, t: int) -> int:
     """Commit `[f, t)`, which is prepared: how many offsets are covered now that were not before."""
     added = t - f - region_count(regions, f, t)
@@ -53,6 +63,7 @@ def region_add(regions: Regions, f: int, t: int) -> int:
     return added
 
 
+@operation(view=shown)
 def region_truncate(regions: Regions, end: int) -> int:
     """Drop all coverage at and above `end`: how many offsets that were."""
     dropped = 0
@@ -66,6 +77,7 @@ def region_truncate(regions: Regions, end: int) -> int:
     return dropped
 
 
+@operation(view=shown)
 def region_count(regions: Regions, f: int, t: int) -> int:
     """How many offsets of `[f, t)` are covered."""
     return sum(max(0, min(rg.to, t) - max(rg.frm, f)) for rg in regions)

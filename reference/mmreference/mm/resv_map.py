@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from mmspec.contracts import operation
 from mmspec.invariant import Over
+from mmspec.invariants.hugetlb.views import commit_view, flags_view
 from mmspec.trace import emit, wrote
-from mmreference.kernel.lockdep import LockOrder
 from mmreference.kernel.locks import SpinLock, might_sleep
 from mmreference.kernel.memory import KernelObject, watched
-from mmreference.kernel.scheduler import may_fail, touched
+from mmreference.kernel.scheduler import current_task, may_fail, touched
 from mmreference.mm import region
 
 if TYPE_CHECKING:
@@ -37,27 +37,37 @@ class ResvMap(KernelObject):
 
     over = Over.MAP
 
-    def __init__(self, name: str, address: int, order: LockOrder, *, private: bool) -> None:
+    def __init__(self, name: str, address: int, system: System, *, private: bool) -> None:
         super().__init__(name)
+        self.system = system
         self.address = address
         self.private = private
         self.refs = 1
         self.regions: region.Regions = []
         self.drawn: dict[int, Page] = {}
         """Offsets for which a page is in flight that was drawn from the reserve."""
-        self.lock = SpinLock("resv_map.lock", self, order)
+        self.lock = SpinLock("resv_map.lock", self, system.order)
         # Ghosts.
         self.version = 0
         self.lo = self.hi = 0
-        self.vmas: dict[Vma, None] = {}
-        self.opening = 0
-        self.inode: object = None
+        self.preparing: dict[tuple[str, int, int], None] = {}
+        """Who is between prepare and commit, and for which range."""
         self.be_born()
 
     @property
     def placeholders(self) -> int:
         """How many regions are empty."""
         return sum(rg.frm == rg.to for rg in self.regions)
+
+    @property
+    def prepared(self) -> list[tuple[int, int]]:
+        """The ranges that are prepared and not committed."""
+        return [(f, t) for _, f, t in self.preparing]
+
+    def forget_preparations(self) -> None:
+        """Ghost: the running thread has committed, or given up."""
+        task = current_task().name
+        self.preparing = {key: None for key in self.preparing if key[0] != task}
 
     def coverage(self) -> frozenset[int]:
         """The covered offsets as a set."""
@@ -88,14 +98,14 @@ async def kmalloc(what: str) -> bool:
     return await may_fail(f"kmalloc {what}")
 
 
-@operation
+@operation()
 def resv_map_get(resv_map: ResvMap) -> None:
     """kref_get: the caller knows that somebody else's reference keeps the map alive."""
     emit("ref_get", map=resv_map)
     resv_map.refs += 1
 
 
-@operation
+@operation()
 def resv_map_put(resv_map: ResvMap) -> None:
     """kref_put: the last reference releases the map."""
     emit("ref_put", map=resv_map)
@@ -104,7 +114,7 @@ def resv_map_put(resv_map: ResvMap) -> None:
         resv_map_release(resv_map)
 
 
-@operation
+@operation()
 def resv_map_release(resv_map: ResvMap) -> None:
     """Drop all regions, then the map."""
     before = resv_map.coverage()
@@ -117,7 +127,7 @@ def resv_map_release(resv_map: ResvMap) -> None:
 # -- the region list of a map, under its lock --------------------------------------------------------------------------
 
 
-@operation
+@operation()
 async def map_region_chg(resv_map: ResvMap, f: int, t: int) -> int:
     """Prepare `[f, t)`: how many of its offsets are not covered, or -ENOMEM with nothing changed."""
     async with resv_map.lock:
@@ -133,21 +143,23 @@ async def map_region_chg(resv_map: ResvMap, f: int, t: int) -> int:
 
 def _prepared(resv_map: ResvMap, f: int, t: int) -> int:
     chg = region.region_chg(resv_map.regions, f, t)
+    resv_map.preparing[current_task().name, f, t] = None
     emit("prepare", map=resv_map, f=f, t=t, chg=chg)
     return chg
 
 
-@operation
+@operation()
 def map_region_add(resv_map: ResvMap, f: int, t: int) -> int:
     """Commit `[f, t)`, under the map's lock: how many offsets are newly covered."""
     before = resv_map.coverage()
     emit("region_add", map=resv_map, f=f, t=t, regions=len(resv_map.regions))
     added = region.region_add(resv_map.regions, f, t)
     resv_map.changed(before)
+    resv_map.forget_preparations()
     return added
 
 
-@operation
+@operation()
 async def map_region_truncate(resv_map: ResvMap, end: int) -> int:
     """Drop all coverage at and above `end`: how many offsets that were."""
     async with resv_map.lock:
@@ -158,7 +170,7 @@ async def map_region_truncate(resv_map: ResvMap, end: int) -> int:
     return dropped
 
 
-@operation
+@operation()
 async def map_region_count(resv_map: ResvMap, f: int, t: int) -> int:
     """How many offsets of `[f, t)` are covered."""
     async with resv_map.lock:
@@ -170,7 +182,7 @@ async def map_region_count(resv_map: ResvMap, f: int, t: int) -> int:
 # -- what a VMA knows of its reservation -------------------------------------------------------------------------------
 
 
-@operation
+@operation()
 def vma_resv_map(vma: Vma) -> ResvMap | None:
     """The private map of a VMA; None for shared ones and for those without a reservation."""
     if vma.is_shared:
@@ -178,14 +190,13 @@ def vma_resv_map(vma: Vma) -> ResvMap | None:
     return vma.mm.system.resv_map_at(vma.vm_private_data & ~HPAGE_RESV_MASK)
 
 
-@operation
+@operation(view=flags_view)
 def set_vma_resv_map(vma: Vma, resv_map: ResvMap) -> None:
     """Attach a map to a private VMA; the flags stay."""
     vma.vm_private_data = (vma.vm_private_data & HPAGE_RESV_MASK) | resv_map.address
-    resv_map.vmas[vma] = None
 
 
-@operation
+@operation(view=flags_view)
 def set_vma_resv_flags(vma: Vma, flags: int) -> None:
     """Set flags of a private VMA; the map stays."""
     vma.vm_private_data |= flags
@@ -196,7 +207,7 @@ def is_vma_resv_set(vma: Vma, flag: int) -> bool:
     return not vma.is_shared and bool(vma.vm_private_data & flag)
 
 
-@operation
+@operation(view=flags_view)
 def reset_vma_resv_huge_pages(vma: Vma) -> None:
     """The copy of a private VMA in a forked child has no reservation."""
     emit("reset_vma_resv", vma=vma)
@@ -224,7 +235,7 @@ def reserved_at(vma: Vma, idx: int) -> bool:
     return not resv_map.consumed_or_drawn(idx)
 
 
-@operation
+@operation()
 async def vma_needs_reservation(vma: Vma, idx: int) -> int:
     """Prepare an allocation for the offset `idx`: 0 if it is paid for by a reservation, 1 if not, or -ENOMEM.
 
@@ -240,7 +251,7 @@ async def vma_needs_reservation(vma: Vma, idx: int) -> int:
     return 1 - chg
 
 
-@operation
+@operation(view=commit_view)
 def vma_commit_reservation(vma: Vma, idx: int) -> None:
     """Record that the offset has its page, under the map's lock; cannot fail."""
     emit("commit", vma=vma, idx=idx)

@@ -130,7 +130,7 @@ class System:
         from mmreference.mm.resv_map import ResvMap
 
         address = 16 * (len(self._maps) + 1)
-        resv_map = ResvMap(self.new_name("resv_map"), address, self.order, private=private)
+        resv_map = ResvMap(self.new_name("resv_map"), address, self, private=private)
         self._maps[address] = resv_map
         return resv_map
 

@@ -31,6 +31,10 @@ class Tlbs:
             return None
         return entry
 
+    def translations(self, mm: Mm) -> list[tuple[int, Pte]]:
+        """What all CPUs remember of the address space: huge page number and entry."""
+        return [(vpn, e) for tlb in self._entries.values() for (name, vpn), e in tlb.items() if name == mm.name]
+
     def flush_tlb_page(self, mm: Mm, vpn: int) -> None:
         """All CPUs forget the translation."""
         for tlb in self._entries.values():

@@ -14,7 +14,7 @@ from mmreference.mm.quota import hugetlb_put_quota
 from mmreference.mm.resv_map import map_region_truncate, resv_map_put
 
 
-@operation
+@operation()
 async def hugetlb_setattr(inode: Inode, size: int) -> int:
     """Set the size of the file to `size` huge pages: 0, or -EINVAL."""
     if size < 0:
@@ -27,7 +27,7 @@ async def hugetlb_setattr(inode: Inode, size: int) -> int:
     return 0
 
 
-@operation
+@operation()
 async def hugetlb_vmtruncate(inode: Inode, size: int) -> None:
     """Shorten the file, with `i_mutex` held: size first, then mappings, then pages, then reservations."""
     async with inode.fault_sem.write():
@@ -40,7 +40,7 @@ async def hugetlb_vmtruncate(inode: Inode, size: int) -> None:
         inode.truncating = None
 
 
-@operation
+@operation()
 async def hugetlb_vmtruncate_list(inode: Inode, size: int) -> None:
     """Unmap everything beyond the new end from all mappings of the file."""
     emit("unmap_range", inode=inode, size=size)
@@ -50,7 +50,7 @@ async def hugetlb_vmtruncate_list(inode: Inode, size: int) -> None:
                 await unmap_hugepage_range(vma, vma.address(max(vma.lo, size)), vma.vm_end)
 
 
-@operation
+@operation()
 async def truncate_hugepages(inode: Inode, size: int) -> int:
     """Drop the cached pages beyond the new end: how many that were."""
     beyond = sorted(idx for idx in inode.pages if idx >= size)
@@ -63,7 +63,7 @@ async def truncate_hugepages(inode: Inode, size: int) -> int:
     return len(beyond)
 
 
-@operation
+@operation()
 async def hugetlb_unreserve_pages(inode: Inode, end: int, freed: int) -> None:
     """Take back the promises beyond the new end, except for the `freed` pages that were instantiated."""
     dropped = await map_region_truncate(inode.resv_map, end)
@@ -80,7 +80,7 @@ async def iput(inode: Inode) -> None:
         await evict_inode(inode)
 
 
-@operation
+@operation()
 async def evict_inode(inode: Inode) -> None:
     """The end of a file: a truncation to nothing, with nobody left to see it."""
     async with inode.i_mutex:

@@ -9,6 +9,7 @@ import attrs
 
 from mmspec.contracts import operation
 from mmspec.invariant import Over
+from mmspec.invariants.hugetlb.views import split_view
 from mmspec.trace import emit, note, wrote
 from mmreference.kernel.locks import RwSem, SpinLock
 from mmreference.kernel.memory import KernelObject, watched
@@ -162,7 +163,7 @@ class Vma(KernelObject):
         return vma
 
 
-@operation
+@operation(view=split_view)
 async def split_vma(mm: Mm, vma: Vma, address: int, *, new_below: bool) -> int:
     """Cut the VMA at the address: 0, -EINVAL if that is no huge-page boundary, -ENOMEM.
 
@@ -193,7 +194,7 @@ async def split_vma(mm: Mm, vma: Vma, address: int, *, new_below: bool) -> int:
     return 0
 
 
-@operation
+@operation()
 def hugetlb_vm_op_open(vma: Vma) -> None:
     """A copy of a VMA begins its life: it refers to the same reservation map as the original."""
     from mmreference.mm.resv_map import resv_map_get, vma_resv_map
@@ -202,4 +203,3 @@ def hugetlb_vm_op_open(vma: Vma) -> None:
     reservations = vma_resv_map(vma)
     if reservations is not None:
         resv_map_get(reservations)
-        reservations.vmas[vma] = None
