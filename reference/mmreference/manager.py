@@ -81,6 +81,16 @@ class ReferenceMemoryManager(MemoryManager):
         self._processes[pid] = mm
         return pid
 
+    @property
+    def pids(self) -> list[int]:
+        """The processes that have not exited."""
+        return list(self._processes)
+
+    @property
+    def open_files(self) -> list[int]:
+        """The files that have not been closed."""
+        return [number for number, inode in enumerate(self._files) if inode in self.system.inodes and inode.open_files]
+
     def process(self, pid: int) -> Mm:
         """The address space of a process."""
         return self._processes[pid]
@@ -119,6 +129,11 @@ class ReferenceMemoryManager(MemoryManager):
         if result < 0:
             await iput(inode)
         return result
+
+    async def map_read_only_file(self, pid: int, length: int, file: int) -> int:
+        """A shared mapping of a file that was opened read-only."""
+        flags = VM_READ | VM_MAYSHARE
+        return int(await do_mmap(self._processes[pid], length, self._files[file], 0, flags))
 
     def mmap(
         self,

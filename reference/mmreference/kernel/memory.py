@@ -64,6 +64,8 @@ class KernelObject:
     """
 
     over: ClassVar[Over]
+    identity: ClassVar[tuple[str, ...]] = ("name", "over")
+    """What can be asked of the object even when it is freed, because it never changes."""
     born = False
 
     def __init__(self, name: str) -> None:
@@ -97,8 +99,8 @@ def _poisoned(cls: type) -> type:
 
         def refuse(self: Any, field: str) -> Any:
             state = object.__getattribute__(self, "__dict__")
-            if field in ("__class__", "__dict__", "name", "freed_by"):
-                return state["_freed_by"] if field == "freed_by" else object.__getattribute__(self, field)
+            if field in cls.identity or field in ("__class__", "__dict__"):
+                return object.__getattribute__(self, field)
             raise UseAfterFree(self, field, state["_freed_by"])
 
         def store(self: Any, field: str, value: Any) -> None:

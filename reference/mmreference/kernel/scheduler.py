@@ -133,6 +133,8 @@ class Scheduler:
         self.running: Task | None = None
         self.step: Executed | None = None
         self.versions: dict[Location, int] = {}
+        self.failures = 0
+        """How often something unusual was chosen."""
 
     def spawn(self, name: str, body: Coroutine[Step, Any, Any]) -> Task:
         """Add a task; it does not run before :meth:`run`."""
@@ -190,7 +192,9 @@ class Scheduler:
             value = pending.perform(task) if pending is not None else None
             request = task.body.send(value)
             while type(request) is Choice:
-                request = task.body.send(self.strategy.choose(task, request.alternatives, request.label))
+                taken = self.strategy.choose(task, request.alternatives, request.label)
+                self.failures += taken != 0
+                request = task.body.send(taken)
             task.pending = request
         except StopIteration as stop:
             task.done = True

@@ -152,6 +152,7 @@ async def _new_page(vma: Vma, idx: int, charge: int, seen_gen: int) -> Page | Vm
     if isinstance(page, int):
         await _put_fault_quota(vma, charge, page)
         return fault_result(page)
+    await _return_double_charge(vma, charge, page)
     await clear_huge_page(page)
     return page
 
@@ -175,6 +176,12 @@ async def _put_fault_quota(vma: Vma, charge: int, error: int) -> None:
         await hugetlb_put_quota(vma.vm_file.sb, charge, in_flight=True, news=error != -errno.EAGAIN)
 
 
+async def _return_double_charge(vma: Vma, charge: int, page: Page) -> None:
+    """Since the prepare step somebody has reserved the offset, and the page was drawn from that reservation."""
+    if charge and page.drawn_from is not None:
+        await hugetlb_put_quota(vma.vm_file.sb, charge, in_flight=True)
+
+
 async def clear_huge_page(page: Page) -> None:
     """Zero a page that nobody else can see; takes long."""
     might_sleep("clear_huge_page")
@@ -190,7 +197,7 @@ async def copy_huge_page(new: Page, old: Page) -> None:
     emit("copy", new=new, old=old)
     await Pause(f"copy {old.name} to {new.name}")
     new.content = old.content
-    emit("copied", new=new, old=old, content=old.content)
+    emit("copied", new=new, old=old, before=old.content, after=new.content)
 
 
 async def _map_page(
@@ -238,6 +245,7 @@ async def hugetlb_cow(
         if is_vma_resv_set(vma, HPAGE_RESV_OWNER) and mm.system.variant == INSTANTIATION_MUTEX:
             return await _take_page_from_others(mm, vma, vpn, idx, entry)
         return fault_result(new)
+    await _return_double_charge(vma, charge, new)
     get_page(old)
     mm.page_table_lock.unlock()
     await copy_huge_page(new, old)

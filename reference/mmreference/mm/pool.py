@@ -144,19 +144,17 @@ async def alloc_fresh_huge_page(h: HugePagePool, node: int) -> Page | None:
 async def hugetlb_acct_memory(h: HugePagePool, delta: int) -> int:
     """Promise `delta` more huge pages (0, or -ENOMEM and nothing changed), or take back `-delta` promises (0)."""
     await h.hugetlb_lock.lock()
-    try:
-        if delta > 0:
-            if await gather_surplus_pages(h, delta):
-                return -errno.ENOMEM
-            h.resv_huge_pages += delta
-        elif delta < 0:
-            h.resv_huge_pages += delta
-            return_unused_surplus_pages(h, -delta)
+    error = 0
+    if delta > 0:
+        error = await gather_surplus_pages(h, delta)
+    if error == 0:
+        h.resv_huge_pages += delta
         h.books.in_transit += delta
         emit("acct", pool=h, delta=delta)
-        return 0
-    finally:
-        h.hugetlb_lock.unlock()
+        if delta < 0:
+            return_unused_surplus_pages(h, -delta)
+    h.hugetlb_lock.unlock()
+    return error
 
 
 async def gather_surplus_pages(h: HugePagePool, delta: int) -> int:
@@ -167,9 +165,9 @@ async def gather_surplus_pages(h: HugePagePool, delta: int) -> int:
     """
     gathered: list[Page] = []
     failed = False
-    while not failed:
+    while True:
         needed = h.resv_huge_pages + delta - h.free_huge_pages - len(gathered)
-        if needed <= 0:
+        if needed <= 0 or failed:
             break
         h.hugetlb_lock.unlock()
         fresh: list[Page] = []
@@ -181,14 +179,15 @@ async def gather_surplus_pages(h: HugePagePool, delta: int) -> int:
             fresh.append(page)
         gathered += fresh
         await h.hugetlb_lock.lock()
-    note(gained_surplus=len(gathered))
-    spare = len(gathered) if failed else max(0, h.free_huge_pages + len(gathered) - h.resv_huge_pages - delta)
+    # What was freed meanwhile counts, so a failure to allocate is not yet a shortage.
+    short = needed > 0
+    spare = len(gathered) if short else min(len(gathered), -needed)
     for page in gathered[: len(gathered) - spare]:
         enqueue_huge_page(h, page)
     for page in gathered[len(gathered) - spare :]:
         h.surplus_huge_pages -= 1
         update_and_free_page(h, page)
-    return -errno.ENOMEM if failed else 0
+    return -errno.ENOMEM if short else 0
 
 
 def return_unused_surplus_pages(h: HugePagePool, unused: int) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mmspec.contracts import operation
 from mmspec.invariant import Over
-from mmspec.invariants.hugetlb.views import commit_view, flags_view
+from mmspec.invariants.hugetlb.views import commit_view, flags_view, own_region_steps
 from mmspec.trace import emit, wrote
 from mmreference.kernel.locks import SpinLock, might_sleep
 from mmreference.kernel.memory import KernelObject, watched
@@ -36,6 +36,7 @@ class ResvMap(KernelObject):
     """`struct resv_map`. Offsets are in huge pages."""
 
     over = Over.MAP
+    identity = ("name", "over", "private")
 
     def __init__(self, name: str, address: int, system: System, *, private: bool) -> None:
         super().__init__(name)
@@ -84,6 +85,7 @@ class ResvMap(KernelObject):
         wrote(self, "regions", before, self.coverage())
 
 
+@operation()
 async def resv_map_alloc(system: System, *, private: bool) -> ResvMap | None:
     """A map with one reference and no region, or None without memory."""
     if await kmalloc("resv_map"):
@@ -127,7 +129,7 @@ def resv_map_release(resv_map: ResvMap) -> None:
 # -- the region list of a map, under its lock --------------------------------------------------------------------------
 
 
-@operation()
+@operation(view=own_region_steps)
 async def map_region_chg(resv_map: ResvMap, f: int, t: int) -> int:
     """Prepare `[f, t)`: how many of its offsets are not covered, or -ENOMEM with nothing changed."""
     async with resv_map.lock:

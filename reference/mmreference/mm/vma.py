@@ -182,14 +182,14 @@ async def split_vma(mm: Mm, vma: Vma, address: int, *, new_below: bool) -> int:
         new.vm_start = address
         new.vm_pgoff += grown
     hugetlb_vm_op_open(new)
-    with_books = mm.system.pool.books
     if new_below:
         vma.vm_start = address
         vma.vm_pgoff += grown
     else:
         vma.vm_end = address
     emit("split", vma=vma, new=new)
-    with_books.split(new)
+    if new.map is not None:
+        mm.system.pool.books.split(new)
     mm.link(new)
     return 0
 

@@ -155,9 +155,8 @@ def copy_is_a_copy(op: Operation) -> Truth:
     copied = op.one("copied")
     if copied is None or not op.did("pte_replace"):
         return VACUOUS
-    taken = [e.data["content"] for e in op.all("copied")]
     others = [e for e in op.all("pte_insert", "pte_replace", "pte_clear", "pte_mkwrite") if e.mm is not op.mm]
-    return taken[-1] == copied.new.content and not others
+    return copied.after == copied.before and not others
 
 
 @state_invariant("HTLB-COW-012", over=Over.MM, guard="page_table_lock", source=gibson("H-cow"), fields=PTE,

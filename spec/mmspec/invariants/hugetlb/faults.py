@@ -32,11 +32,6 @@ def in_fork(event: Event) -> bool:
     return event.op is not None and event.op.within("dup_mm") is not None
 
 
-def instantiated(op: Operation) -> bool:
-    """Whether the fault obtained a page of its own."""
-    return any(is_page(c.result) for c in op.calls("alloc_huge_page"))
-
-
 @postcondition("HTLB-FLT-001", on=("hugetlb_fault",), source=gibson("H-fault"), fields=PTE)
 def no_page_table_is_out_of_memory(op: Operation, result: Any) -> Truth:
     """If the page table for the entry cannot be allocated, the fault MUST return VM_FAULT_OOM with nothing changed."""
@@ -88,10 +83,19 @@ def clearing_excludes_nobody(event: Event) -> Truth:
             functions=NO_PAGE, would_catch="clearing moved behind set_huge_pte_at: another thread reads old content")
 def cleared_before_it_can_be_reached(op: Operation) -> Truth:
     """Clearing MUST be complete before a new page can be reached through a page table or the page cache."""
-    return implies(
-        instantiated(op) and op.did("cache_insert", "pte_insert"),
-        lambda: op.before("cleared", "cache_insert") and op.before("cleared", "pte_insert"),
-    )
+    obtained = {
+        call.result.name
+        for call in op.calls("alloc_huge_page")
+        if is_page(call.result) and call.parent is not None and call.parent.name == "hugetlb_no_page"
+    }
+    cleared: set[str] = set()
+    checks = []
+    for event in op.all("cleared", "cache_insert", "pte_insert"):
+        if event.kind == "cleared":
+            cleared.add(event.page.name)
+        elif event.page.name in obtained:
+            checks.append(event.page.name in cleared)
+    return every(checks)
 
 
 @transition("HTLB-FLT-006", over=Over.EVENT, on=("cache_insert", "pte_insert"), source=gibson("H-nopage-a"),

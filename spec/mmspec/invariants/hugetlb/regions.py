@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from mmspec.invariant import Over, postcondition, precondition, state_invariant, transition
+from mmspec.invariant import QUIESCENT, Over, postcondition, precondition, state_invariant, transition
 from mmspec.invariants.hugetlb.terms import region_growth
 from mmspec.logic import VACUOUS, Truth, every, implies
 from mmspec.sources import field, whitcroft
@@ -149,7 +149,7 @@ def prepare_is_idempotent(new: Pairs, f: int, t: int, result: int) -> Truth:
 
 
 @postcondition(
-    "HTLB-REG-012", over=Over.CALL, on=("region_chg",), source=field("base"), fields=REGIONS, interfaces=MAP,
+    "HTLB-REG-012", over=Over.CALL, on=("region_chg", "map_region_chg"), source=field("base"), fields=REGIONS, interfaces=MAP,
 )
 def failed_prepare_changes_nothing(old: Pairs, new: Pairs, result: int) -> Truth:
     """`region_chg` MUST return -ENOMEM with the list unchanged if a region cannot be allocated, and no other error."""
@@ -245,7 +245,7 @@ def private_coverage_stays_in_range(map: Any) -> Truth:  # noqa: A002
 
 
 @state_invariant(
-    "HTLB-REG-021", over=Over.FILE, guard="tree_lock", source=whitcroft("H-comment"), fields=REGIONS,
+    "HTLB-REG-021", over=Over.FILE, guard=QUIESCENT, source=whitcroft("H-comment"), fields=REGIONS,
     functions=("add_to_page_cache", "vma_commit_reservation"),
 )
 def file_coverage_outlives_instantiation(file: Any) -> Truth:

@@ -169,8 +169,11 @@ def promised_page_is_delivered(run: Run) -> Truth:
     This is what a reservation is.
     """
     faults = [op for op in run.operations("hugetlb_fault") if op.get("reserved_at_entry")]
-    return every(
-        not run.stuck and op.result is not VM_FAULT_OOM for op in faults if not run.operations("hugetlb_vmtruncate")
+    truncated = [op for op in run.operations("hugetlb_vmtruncate") if op.within("evict_inode") is None]
+    return implies(
+        faults and not truncated,
+        lambda: not run.stuck
+        and all(op.result is not VM_FAULT_OOM for op in faults if op.did("availability_test")),
     )
 
 
@@ -333,7 +336,7 @@ def reserved_fault_is_not_out_of_memory(op: Operation, old: Any, new: Any, resul
     want of a huge page.
     """
     return implies(
-        old.reserved and new.reserved and op.did("availability_test"), lambda: result is not VM_FAULT_OOM
+        old.reserved and new.promised and op.did("availability_test"), lambda: result is not VM_FAULT_OOM
     )
 
 

@@ -12,9 +12,10 @@ from mmspec.trace import Recorder
 
 @attrs.frozen(slots=True)
 class FaultView:
-    """Around a fault: whether the offset's reservation is outstanding."""
+    """Around a fault: whether the offset's reservation is outstanding, or was and has not been withdrawn."""
 
     reserved: bool
+    promised: bool
     idx: int
     size: int
     consumed: bool
@@ -28,7 +29,9 @@ def fault_view(vma: Any, address: int) -> FaultView:
     recorder = Recorder.active
     if recorder is not None and recorder.current.op is not None:
         recorder.current.op.noted.setdefault("reserved_at_entry", outstanding)
-    return FaultView(outstanding, idx, vma.vm_file.i_size, resv_map is not None and idx in resv_map.coverage())
+    shared = mapped_shared(vma)
+    promised = idx in vma.vm_file.resv_map.coverage() if shared else owner(vma)
+    return FaultView(outstanding, promised, idx, vma.vm_file.i_size, resv_map is not None and idx in resv_map.coverage())
 
 
 @attrs.frozen(slots=True)
@@ -93,6 +96,13 @@ def coverage_view(resv_map: Any) -> frozenset[int]:
 def regions_view(resv_map: Any) -> tuple[tuple[int, int], ...]:
     """The regions of a map as pairs."""
     return tuple((rg.frm, rg.to) for rg in resv_map.regions)
+
+
+def own_region_steps(resv_map: Any) -> tuple[str, ...]:
+    """What the running operation has done to the map so far."""
+    recorder = Recorder.active
+    op = recorder.current.op if recorder is not None else None
+    return () if op is None else tuple(e.kind for e in op.events if e.kind == "prepare" and e.map is resv_map)
 
 
 def flags_view(vma: Any) -> int:

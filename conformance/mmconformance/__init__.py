@@ -1,0 +1,1 @@
+"""mmconformance: drives any implementation and judges it by the invariants of :mod:`mmspec`."""
