@@ -71,6 +71,10 @@ class Stage:
             manager.close_file(file)
 
 
+class Cut(Exception):  # noqa: N818
+    """A strategy gives a run up, because what would come has been seen."""
+
+
 class Performance:
     """One complete run of a scenario under a strategy: what the engines execute again and again."""
 
@@ -89,6 +93,8 @@ class Performance:
                 self._perform(strategy, recorder, run, performed, limit)
             except Violation as violation:
                 performed.violation = violation
+            except Cut:
+                performed.cut = True
             except Exception as error:
                 performed.violation = violation_for(error)
                 if performed.violation is None:
@@ -139,5 +145,7 @@ class Performed:
         self.run = run
         self.outcome = ""
         self.violation: Violation | None = None
+        self.cut = False
+        """The strategy has given the run up."""
         self.scheduler: Scheduler | None = None
         self.stage: Stage | None = None

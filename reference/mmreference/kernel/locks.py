@@ -10,7 +10,7 @@ from typing import Any
 
 from mmspec.trace import Held, Recorder
 from mmreference.kernel.lockdep import LockOrder
-from mmreference.kernel.scheduler import Scheduler, Step, Task, current_task, synchronised
+from mmreference.kernel.scheduler import Scheduler, Step, Task, current_task, lock_dropped, lock_taken
 
 
 class SleepInAtomic(Exception):  # noqa: N818
@@ -37,6 +37,9 @@ class _Acquire(Step):
 
     def enabled(self, task: Task) -> bool:
         return self.lock.available(self.shared)
+
+    def wants(self) -> tuple[str, bool]:
+        return (self.lock.name, not self.shared)
 
     def perform(self, task: Task) -> None:
         self.lock.check_context(task, self.nested)
@@ -71,7 +74,7 @@ class Lock:
 
     def take(self, task: Task, shared: bool, how: str = "") -> None:
         """Become a holder; the lock is available."""
-        synchronised(self.name, write=not shared)
+        lock_taken(self.name, not shared)
         held = Held(self.cls, shared, self.spinning, self.owner, self.name)
         if shared:
             self.readers.append(task)
@@ -99,7 +102,7 @@ class Lock:
         held = self._held.pop((task, shared), None)
         if held is None:
             raise LockMisuse(f"{task.name} releases {self.name}, which it does not hold")
-        synchronised(self.name, write=not shared)
+        lock_dropped(self.name, not shared)
         if shared:
             self.readers.remove(task)
         else:
@@ -117,7 +120,7 @@ class Lock:
 
     def trylock(self) -> bool:
         """Take it if that is possible at once; who does not wait cannot deadlock, so no order is checked."""
-        synchronised(self.name, write=True)
+        lock_taken(self.name, True)
         if not self.available(False):
             return False
         self.take(current_task(), False, "trylock")

@@ -10,7 +10,7 @@ are dependent if their footprints conflict; engines that look for inequivalent i
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Generator, Iterable
+from collections.abc import Coroutine, Generator
 from typing import Any, ClassVar, Protocol
 
 from mmspec.trace import Context, Recorder
@@ -42,9 +42,9 @@ class Step:
     def perform(self, task: Task) -> Any:
         """Do it; the value is the result of the `await`."""
 
-    def reads(self) -> Iterable[Location]:
-        """Locations on which :meth:`enabled` depends, for the diagnosis of a deadlock."""
-        return ()
+    def wants(self) -> tuple[Location, bool] | None:
+        """The lock that the step waits for and whether exclusively, or None if it is no lock."""
+        return None
 
     def __await__(self) -> Generator[Step, Any, Any]:
         return (yield self)
@@ -79,13 +79,17 @@ class Task:
 class Executed:
     """One step as it happened."""
 
-    __slots__ = ("task", "label", "footprint")
+    __slots__ = ("task", "label", "footprint", "acquired", "released")
 
     def __init__(self, task: Task, label: str) -> None:
         self.task = task
         self.label = label
+        self.acquired: dict[Location, bool] = {}
+        """Locks that the step has taken, or tried to take, to whether exclusively."""
+        self.released: dict[Location, bool] = {}
+        """Locks that the step has given back."""
         self.footprint: dict[Location, bool] = {}
-        """Location to whether it was written."""
+        """Location to whether it was written; locks are locations too."""
 
 
 def conflict(one: dict[Location, bool], other: dict[Location, bool]) -> bool:
@@ -212,10 +216,22 @@ class Scheduler:
             task.read_versions[location] = seen + 1
 
     def synchronise(self, location: Location, write: bool) -> None:
-        """The running step takes or drops the lock at `location`: a dependency, but no news for :class:`Retry`."""
+        """The running step depends on `location`, which is no news for :class:`Retry`."""
         if self.step is not None:
             footprint = self.step.footprint
             footprint[location] = write or footprint.get(location, False)
+
+    def lock_taken(self, lock: Location, exclusive: bool) -> None:
+        """The running step takes the lock, or tries to."""
+        self.synchronise(lock, exclusive)
+        if self.step is not None:
+            self.step.acquired[lock] = exclusive or self.step.acquired.get(lock, False)
+
+    def lock_dropped(self, lock: Location, exclusive: bool) -> None:
+        """The running step gives the lock back."""
+        self.synchronise(lock, exclusive)
+        if self.step is not None:
+            self.step.released[lock] = exclusive
 
 
 class Choice(Step):
@@ -289,10 +305,16 @@ def touched(location: Location, write: bool = True) -> None:
         Scheduler.current.access(location, write)
 
 
-def synchronised(location: Location, write: bool) -> None:
-    """The running step has taken or dropped the lock at `location`."""
+def lock_taken(lock: Location, exclusive: bool) -> None:
+    """The running step has taken the lock, or tried to."""
     if Scheduler.current is not None:
-        Scheduler.current.synchronise(location, write)
+        Scheduler.current.lock_taken(lock, exclusive)
+
+
+def lock_dropped(lock: Location, exclusive: bool) -> None:
+    """The running step has given the lock back."""
+    if Scheduler.current is not None:
+        Scheduler.current.lock_dropped(lock, exclusive)
 
 
 async def may_fail(what: str) -> bool:

@@ -1,0 +1,1 @@
+"""What decides about schedules: sampled, exhaustive, replayed."""
