@@ -438,6 +438,7 @@ class Reduced(_Search):
         self.since: list[int] = []
         self.locks: dict[Location, Lock] = {}
         self.executed: list[Any] = []
+        self._rivals: list[_Entry] = []
 
     # -- the strategy ------------------------------------------------------------------------------------------------
 
@@ -669,7 +670,7 @@ class Reduced(_Search):
     def _lock_was_free(self, entry: _Entry, task: int, pending: Any) -> bool | None:
         """Whether the lock could have been taken without the step `entry` and what follows from it; None: unknown."""
         depth, other, number = entry[:3]
-        past = self.history[pending.lock.name]
+        past = self.history.get(pending.lock.name, [])
         position = len(past) - 1
         while position >= 0 and past[position][0] >= depth:
             position -= 1
