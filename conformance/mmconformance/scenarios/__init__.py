@@ -9,8 +9,9 @@ import attrs
 
 from mmspec.errors import UsageError
 from mmspec.invariant import VARIANTS
+from mmconformance.engines.execution import TaskProgram
 from mmconformance.scenarios import races
-from mmconformance.scenarios.stage import Performance, Stage
+from mmconformance.scenarios.stage import Stage, performance
 
 
 @attrs.frozen
@@ -49,7 +50,7 @@ def scenario(name: str) -> Scenario:
     return SCENARIOS[name]
 
 
-def program(name: str, arch: str, variant: str) -> Performance:
+def program(name: str, arch: str, variant: str) -> TaskProgram:
     """What an engine executes for the scenario in that profile."""
     chosen = scenario(name)
-    return Performance(chosen.name, chosen.script, arch, variant)
+    return performance(chosen.name, chosen.script, arch, variant)

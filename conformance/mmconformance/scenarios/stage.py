@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from mmspec.errors import Violation
 from mmspec.invariant import REGISTRY, Over
 from mmspec.state import Setup
-from mmspec.trace import Recorder, Run, recording
+from mmspec.trace import Recorder, Run
+from mmconformance.engines.execution import TaskProgram
 from mmconformance.hazards import violation_for
-from mmreference.kernel.scheduler import Scheduler, StepLimit, Strategy, Stuck
+from mmreference.kernel.scheduler import Scheduler
 from mmreference.manager import ReferenceMemoryManager
 from mmreference.mm.page import Page
 from mmreference.mm.process import get_user_pages, unpin
@@ -71,81 +71,35 @@ class Stage:
             manager.close_file(file)
 
 
-class Cut(Exception):  # noqa: N818
-    """A strategy gives a run up, because what would come has been seen."""
+def performance(name: str, script: Callable[[Stage], None], arch: str, variant: str) -> TaskProgram:
+    """The scenario as a program for the engines: set up, race, judge, clear, judge again."""
 
-
-class Performance:
-    """One complete run of a scenario under a strategy: what the engines execute again and again."""
-
-    def __init__(self, name: str, script: Callable[[Stage], None], arch: str, variant: str) -> None:
-        self.name = name
-        self.script = script
-        self.arch = arch
-        self.variant = variant
-
-    def __call__(self, strategy: Strategy | None, limit: int = 20_000) -> Performed:
-        recorder = Recorder()
-        run = Run(self.name, recorder)
-        performed = Performed(run)
-        with recording(recorder):
-            try:
-                self._perform(strategy, recorder, run, performed, limit)
-            except Violation as violation:
-                performed.violation = violation
-            except Cut:
-                performed.cut = True
-            except Exception as error:
-                performed.violation = violation_for(error)
-                if performed.violation is None:
-                    raise
-        return performed
-
-    def _perform(
-        self, strategy: Strategy | None, recorder: Recorder, run: Run, performed: Performed, limit: int
-    ) -> None:
-        stage = Stage(self.arch, self.variant, recorder)
-        performed.stage = stage
-        self.script(stage)
-        run.facts.update(stage.facts)
-        system = stage.manager.system
-        scheduler = performed.scheduler = Scheduler(strategy, recorder, limit)
+    def build(scheduler: Scheduler, recorder: Recorder) -> Callable[[Run], str]:
+        stage = Stage(arch, variant, recorder)
+        script(stage)
         for thread, body in stage.threads:
             scheduler.spawn(thread, body())
-        try:
-            scheduler.run()
-        except (Stuck, StepLimit) as stuck:
-            run.stuck = [t.name for t in scheduler.tasks if not t.done]
-            run.stuck_because = getattr(stuck, "why", "no end")
-        if scheduler.failures:
-            # What a scenario knows of its outcome, it knows of runs in which nothing is made to fail.
-            for fact in ("excess", "serial_outcomes"):
-                run.facts.pop(fact, None)
-        run.results = {t.name: t.result for t in scheduler.tasks}
-        counters = stage.manager.counters()
-        performed.outcome = " ".join(
-            [*(f"{name}={result!r}" for name, result in run.results.items() if name not in run.stuck),
-             *(f"{name} stuck" for name in run.stuck),
-             f"free={counters.free_huge_pages} resv={counters.resv_huge_pages}"]
-        )
-        run.facts["outcome"] = performed.outcome
-        if not run.stuck:
-            recorder.quiet(system)
-            stage.clear()
-            recorder.quiet(system)
-            run.facts["baseline"] = stage.manager.counters()
-        for invariant in REGISTRY.about(Over.RUN):
-            invariant.demand(run)
+        return lambda run: _finish(stage, scheduler, run)
+
+    return TaskProgram(name, build, translate=violation_for)
 
 
-class Performed:
-    """What came of a run."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.outcome = ""
-        self.violation: Violation | None = None
-        self.cut = False
-        """The strategy has given the run up."""
-        self.scheduler: Scheduler | None = None
-        self.stage: Stage | None = None
+def _finish(stage: Stage, scheduler: Scheduler, run: Run) -> str:
+    recorder, system = run.recorder, stage.manager.system
+    run.facts.update(stage.facts)
+    if scheduler.failures:
+        # What a scenario knows of its outcome, it knows of runs in which nothing is made to fail.
+        for fact in ("excess", "serial_outcomes"):
+            run.facts.pop(fact, None)
+    counters = stage.manager.counters()
+    ends = [f"{t.name} stuck" if t.name in run.stuck else f"{t.name}={t.result!r}" for t in scheduler.tasks]
+    outcome = " ".join([*ends, f"free={counters.free_huge_pages}", f"resv={counters.resv_huge_pages}"])
+    run.facts["outcome"] = outcome
+    if not run.stuck:
+        recorder.quiet(system)
+        stage.clear()
+        recorder.quiet(system)
+        run.facts["baseline"] = stage.manager.counters()
+    for invariant in REGISTRY.about(Over.RUN):
+        invariant.demand(run)
+    return outcome

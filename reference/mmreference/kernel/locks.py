@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmspec.contracts import ENABLED
 from mmspec.trace import Held, Recorder
 from mmreference.kernel.lockdep import LockOrder
-from mmreference.kernel.scheduler import Scheduler, Step, Task, current_task, lock_dropped, lock_taken
+from mmreference.kernel.scheduler import Scheduler, Step, Task, current_step, current_task, only_read, synchronised
 
 
 class SleepInAtomic(Exception):  # noqa: N818
@@ -38,9 +39,6 @@ class _Acquire(Step):
     def enabled(self, task: Task) -> bool:
         return self.lock.available(self.shared)
 
-    def wants(self) -> tuple[str, bool]:
-        return (self.lock.name, not self.shared)
-
     def perform(self, task: Task) -> None:
         self.lock.check_context(task, self.nested)
         self.lock.take(task, self.shared, "nested" if self.nested else "")
@@ -60,6 +58,7 @@ class Lock:
         self.writer: Task | None = None
         self.readers: list[Task] = []
         self._held: dict[tuple[Task, bool], Held] = {}
+        self._entered: tuple[object, object] = (None, None)
 
     def __repr__(self) -> str:
         return self.name
@@ -74,7 +73,8 @@ class Lock:
 
     def take(self, task: Task, shared: bool, how: str = "") -> None:
         """Become a holder; the lock is available."""
-        lock_taken(self.name, not shared)
+        synchronised(self.name, not shared)
+        self._entered = (current_step(), self._changes())
         held = Held(self.cls, shared, self.spinning, self.owner, self.name)
         if shared:
             self.readers.append(task)
@@ -83,6 +83,10 @@ class Lock:
         self._held[task, shared] = held
         if Recorder.active is not None:
             Recorder.active.acquired(held, how)
+
+    def _changes(self) -> object:
+        """Differs from what it was if the owner has changed meanwhile, as far as that matters to others."""
+        return getattr(self.owner, "changes", object())
 
     def check_context(self, task: Task, nested: bool) -> None:
         """Whether it may be waited for here: nothing spinning is held if that sleeps, and the lock order is kept."""
@@ -102,7 +106,10 @@ class Lock:
         held = self._held.pop((task, shared), None)
         if held is None:
             raise LockMisuse(f"{task.name} releases {self.name}, which it does not hold")
-        lock_dropped(self.name, not shared)
+        if ENABLED and not shared and self._entered == (current_step(), self._changes()):
+            only_read(self.name)
+        else:
+            synchronised(self.name, not shared)
         if shared:
             self.readers.remove(task)
         else:
@@ -120,7 +127,7 @@ class Lock:
 
     def trylock(self) -> bool:
         """Take it if that is possible at once; who does not wait cannot deadlock, so no order is checked."""
-        lock_taken(self.name, True)
+        synchronised(self.name, True)
         if not self.available(False):
             return False
         self.take(current_task(), False, "trylock")
@@ -164,6 +171,14 @@ class RwSem(Lock):
     def write(self) -> Lock:
         """Hold it for write."""
         return self
+
+
+class RwLock(SpinLock):
+    """A spinlock with many readers or one writer; `async with lock.read():`, `async with lock:`."""
+
+    def read(self) -> _Shared:
+        """Hold it for read."""
+        return _Shared(self)
 
 
 class _Shared:

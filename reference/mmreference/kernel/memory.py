@@ -40,6 +40,7 @@ class _Watched:
     def __set__(self, obj: Any, new: Any) -> None:
         old = getattr(obj, self.slot, None)
         setattr(obj, self.slot, new)
+        obj.changes += 1
         if Recorder.active is not None and obj.born:
             wrote(obj, self.field, old, new)
 
@@ -67,6 +68,8 @@ class KernelObject:
     identity: ClassVar[tuple[str, ...]] = ("name", "over")
     """What can be asked of the object even when it is freed, because it never changes."""
     born = False
+    changes = 0
+    """Grows with each change of a watched field, and of whatever else the object's lock protects."""
 
     def __init__(self, name: str) -> None:
         self.name = name

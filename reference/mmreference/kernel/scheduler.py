@@ -42,10 +42,6 @@ class Step:
     def perform(self, task: Task) -> Any:
         """Do it; the value is the result of the `await`."""
 
-    def wants(self) -> tuple[Location, bool] | None:
-        """The lock that the step waits for and whether exclusively, or None if it is no lock."""
-        return None
-
     def __await__(self) -> Generator[Step, Any, Any]:
         return (yield self)
 
@@ -79,15 +75,11 @@ class Task:
 class Executed:
     """One step as it happened."""
 
-    __slots__ = ("task", "label", "footprint", "acquired", "released")
+    __slots__ = ("task", "label", "footprint")
 
     def __init__(self, task: Task, label: str) -> None:
         self.task = task
         self.label = label
-        self.acquired: dict[Location, bool] = {}
-        """Locks that the step has taken, or tried to take, to whether exclusively."""
-        self.released: dict[Location, bool] = {}
-        """Locks that the step has given back."""
         self.footprint: dict[Location, bool] = {}
         """Location to whether it was written; locks are locations too."""
 
@@ -221,18 +213,6 @@ class Scheduler:
             footprint = self.step.footprint
             footprint[location] = write or footprint.get(location, False)
 
-    def lock_taken(self, lock: Location, exclusive: bool) -> None:
-        """The running step takes the lock, or tries to."""
-        self.synchronise(lock, exclusive)
-        if self.step is not None:
-            self.step.acquired[lock] = exclusive or self.step.acquired.get(lock, False)
-
-    def lock_dropped(self, lock: Location, exclusive: bool) -> None:
-        """The running step gives the lock back."""
-        self.synchronise(lock, exclusive)
-        if self.step is not None:
-            self.step.released[lock] = exclusive
-
 
 class Choice(Step):
     """Something that may go several ways; decided at once, within the running step."""
@@ -305,16 +285,24 @@ def touched(location: Location, write: bool = True) -> None:
         Scheduler.current.access(location, write)
 
 
-def lock_taken(lock: Location, exclusive: bool) -> None:
-    """The running step has taken the lock, or tried to."""
+def synchronised(location: Location, write: bool) -> None:
+    """The running step depends on `location`, a lock or data that no retry waits for."""
     if Scheduler.current is not None:
-        Scheduler.current.lock_taken(lock, exclusive)
+        Scheduler.current.synchronise(location, write)
 
 
-def lock_dropped(lock: Location, exclusive: bool) -> None:
-    """The running step has given the lock back."""
-    if Scheduler.current is not None:
-        Scheduler.current.lock_dropped(lock, exclusive)
+def only_read(location: Location) -> None:
+    """The running step has entered and left a section of the lock at `location` and changed nothing meanwhile.
+
+    For the order of steps that is a read: two such sections may change places.
+    """
+    if Scheduler.current is not None and Scheduler.current.step is not None:
+        Scheduler.current.step.footprint[location] = False
+
+
+def current_step() -> Executed | None:
+    """The step that is being made, or None outside of any."""
+    return Scheduler.current.step if Scheduler.current is not None else None
 
 
 async def may_fail(what: str) -> bool:

@@ -131,6 +131,7 @@ def _set_cached(inode: Inode, idx: int, page: Page | None) -> None:
     else:
         inode.pages[idx] = page
     inode.cache_version += 1
+    inode.changes += 1
     touched((inode.name, "pages", idx))
     wrote(inode, f"pages[{idx}]", before, page)
 

@@ -51,6 +51,7 @@ def _store(mm: Mm, vpn: int, entry: Pte | None) -> Pte | None:
         del mm.ptes[vpn]
     else:
         mm.ptes[vpn] = entry
+    mm.changes += 1
     touched((mm.name, "pte", vpn))
     if before is not None and (entry is None or entry.page is not before.page):
         del before.page.ptes[mm.name, vpn]

@@ -253,7 +253,7 @@ async def alloc_huge_page(vma: Vma, idx: int, charge: int, seen_gen: int) -> Pag
         result = await _draw_page(h, vma, idx, charge, seen_gen)
     else:
         # Whether the offset is reserved must not change between the test and the draw.
-        async with resv_map.lock:
+        async with resv_map.lock.read():
             result = await _draw_page(h, vma, idx, charge, seen_gen)
     if isinstance(result, int):
         if result == -errno.EAGAIN or h.nr_overcommit_huge_pages == 0:
@@ -306,7 +306,7 @@ def _slot(vma: Vma, idx: int) -> dict[str, Any]:
 
 
 def draw_reservation(h: HugePagePool, vma: Vma, idx: int, page: Page) -> None:
-    """The page is the one that was promised for `idx`; under the map's lock and `hugetlb_lock`."""
+    """The page is the one that was promised for `idx`; under `hugetlb_lock`, and the map's lock for read."""
     resv_map = reservations_of(vma)
     assert resv_map is not None
     emit("draw", pool=h, page=page, vma=vma, idx=idx, map=resv_map)
@@ -340,7 +340,8 @@ async def keep_huge_page(page: Page, vma: Vma, idx: int) -> None:
     On a page that is settled already this changes nothing.
     """
     resv_map = reservations_of(vma)
-    if resv_map is None:
+    if resv_map is None or (vma.is_shared and page.drawn_from is not None):
+        # A file's map covers what was reserved already.
         await _settle(page, vma, idx)
     else:
         async with resv_map.lock:
@@ -356,7 +357,7 @@ async def _settle(page: Page, vma: Vma, idx: int) -> None:
         if page.drawn_from is not None:
             resv_map, offset = page.drawn_from
             del resv_map.drawn[offset]
-        if page.drawn_from is not None or vma.is_shared:
+        if (page.drawn_from is not None) != vma.is_shared:
             vma_commit_reservation(vma, idx)
         page.drawn_from = None
         _landed(h, page)
@@ -373,14 +374,6 @@ async def free_huge_page(page: Page) -> None:
 
     A page in flight that was drawn from the reserve goes back to the reserve, and its offset counts as reserved again.
     """
-    if page.drawn_from is None:
-        await _return_page(page)
-        return
-    async with page.drawn_from[0].lock:
-        await _return_page(page)
-
-
-async def _return_page(page: Page) -> None:
     h = page.pool
     async with h.hugetlb_lock:
         tag = page_tentative(page)
@@ -405,7 +398,7 @@ async def _return_page(page: Page) -> None:
 
 
 def restore_reservation(h: HugePagePool, page: Page) -> None:
-    """The page was drawn for an offset that did not get it; under the map's lock and `hugetlb_lock`."""
+    """The page was drawn for an offset that did not get it; under `hugetlb_lock`."""
     assert page.drawn_from is not None
     resv_map, offset = page.drawn_from
     emit("restore", pool=h, page=page, map=resv_map, idx=offset)

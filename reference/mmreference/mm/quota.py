@@ -27,6 +27,7 @@ class SuperBlock(KernelObject):
 
     def __init__(self, name: str, blocks: int | None, system: System) -> None:
         super().__init__(name)
+        self._changes = 0
         self.system = system
         self.max_blocks = NO_LIMIT if blocks is None else blocks
         self.free_blocks = self.max_blocks
@@ -39,6 +40,15 @@ class SuperBlock(KernelObject):
     def limited(self) -> bool:
         """Whether there is a limit at all."""
         return self.max_blocks != NO_LIMIT
+
+    @property
+    def changes(self) -> int:  # type: ignore[override]
+        """Without a limit nobody's block can be missing, so the order of takers does not matter."""
+        return self._changes if self.limited else 0
+
+    @changes.setter
+    def changes(self, value: int) -> None:
+        self._changes = value
 
 
 @operation()
@@ -66,7 +76,7 @@ async def hugetlb_put_quota(sb: SuperBlock, blocks: int, *, in_flight: bool = Fa
         sb.free_blocks += blocks
         if in_flight:
             sb.quota_inflight -= blocks
-        if news:
+        if news and sb.limited:
             touched((sb.name, "quota_inflight"))
         emit("quota_put", sb=sb, blocks=blocks)
 
@@ -75,4 +85,5 @@ async def quota_settled(sb: SuperBlock) -> None:
     """The block that a fault took is used: nobody can hope for it any more."""
     async with sb.stat_lock:
         sb.quota_inflight -= 1
-        touched((sb.name, "quota_inflight"))
+        if sb.limited:
+            touched((sb.name, "quota_inflight"))

@@ -14,7 +14,7 @@ from mmspec.contracts import operation
 from mmspec.invariant import Over
 from mmspec.invariants.hugetlb.views import commit_view, flags_view, own_region_steps
 from mmspec.trace import emit, wrote
-from mmreference.kernel.locks import SpinLock, might_sleep
+from mmreference.kernel.locks import RwLock, might_sleep
 from mmreference.kernel.memory import KernelObject, watched
 from mmreference.kernel.scheduler import current_task, may_fail, touched
 from mmreference.mm import region
@@ -47,7 +47,7 @@ class ResvMap(KernelObject):
         self.regions: region.Regions = []
         self.drawn: dict[int, Page] = {}
         """Offsets for which a page is in flight that was drawn from the reserve."""
-        self.lock = SpinLock("resv_map.lock", self, system.order)
+        self.lock = RwLock("resv_map.lock", self, system.order)
         # Ghosts.
         self.version = 0
         self.lo = self.hi = 0
@@ -80,9 +80,12 @@ class ResvMap(KernelObject):
 
     def changed(self, before: frozenset[int]) -> None:
         """Record that the coverage was `before` and is another one now."""
-        self.version += 1
-        touched((self.name, "regions"))
-        wrote(self, "regions", before, self.coverage())
+        now = self.coverage()
+        if now != before:
+            self.version += 1
+            self.changes += 1
+            touched((self.name, "regions"))
+        wrote(self, "regions", before, now)
 
 
 @operation()
@@ -144,6 +147,9 @@ async def map_region_chg(resv_map: ResvMap, f: int, t: int) -> int:
 
 
 def _prepared(resv_map: ResvMap, f: int, t: int) -> int:
+    if region.needs_placeholder(resv_map.regions, f, t):
+        resv_map.changes += 1
+        touched((resv_map.name, "regions"))
     chg = region.region_chg(resv_map.regions, f, t)
     resv_map.preparing[current_task().name, f, t] = None
     emit("prepare", map=resv_map, f=f, t=t, chg=chg)
