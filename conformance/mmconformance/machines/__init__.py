@@ -1,0 +1,1 @@
+"""Hypothesis state machines, one per interface, that drive any implementation of it."""

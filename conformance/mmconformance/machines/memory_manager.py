@@ -1,0 +1,431 @@
+"""Drives any :class:`~mmspec.interfaces.MemoryManager` by system calls and judges what can be seen.
+
+After each call the counters are compared with what the calls so far imply, by the very predicates of the
+specification: over the pool as it shows itself, over the shadow of what was promised, and over the call, re-enacted in
+the vocabulary of the specification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, ImplementationFailure, Signal
+from mmspec.interfaces import MemoryManager
+from mmspec.invariant import REGISTRY, Over
+from mmspec.invariants.hugetlb.terms import UNMAPPED, VM_MAYSHARE, VM_WRITE, mapped_shared, outstanding_private
+from mmspec.invariants.hugetlb.views import FaultView, VmaView
+from mmspec.state import PoolCounters, Setup
+from mmspec.trace import Event, Operation, Recorder
+from mmconformance.machines.shadow import VM_NORESERVE, ShadowFile, ShadowVma, ShadowWorld
+
+PROCESSES = 3
+FILES = 3
+MAPPINGS = 8
+
+pick = st.integers(0, 7)
+
+
+class Reenacted:
+    """One system call in the vocabulary of the specification."""
+
+    def __init__(self, name: str, old: PoolCounters, new: PoolCounters, **arguments: Any) -> None:
+        self.recorder = Recorder()
+        self.operation: Operation = self.recorder.enter(name, arguments)
+        for field, change in new.minus(old).items():
+            self.write("pool", field, getattr(old, field), getattr(old, field) + change)
+
+    def write(self, obj: Any, field: str, old: Any, new: Any) -> None:
+        """A change that the call has made."""
+        context = self.recorder.current
+        self.recorder.seq += 1
+        data = {"obj": obj, "field": field, "old": old, "new": new}
+        context.events.append(Event("write", self.operation, (), self.recorder.seq, data))
+
+    def did(self, kind: str, **data: Any) -> None:
+        """A step that the call must have made."""
+        self.recorder.seq += 1
+        self.recorder.current.events.append(Event(kind, self.operation, (), self.recorder.seq, data))
+
+    def judge(self, *ids: str, result: Any = None, **views: Any) -> None:
+        """Evaluate these invariants over the call.
+
+        :raises Violation: for the first that does not hold.
+        """
+        operation = self.operation
+        operation.result = result
+        values = {"op": operation, "result": result, **views}
+        for id_ in ids:
+            invariant = REGISTRY[id_]
+            invariant.demand(**{p: values[p] for p in invariant.parameters})
+
+
+class MemoryManagerMachine(RuleBasedStateMachine):
+    """The rules. `subject` is what is tested; set by the engine on a subclass.
+
+    `log` collects the calls of the example for the report.
+    """
+
+    subject: Callable[[], MemoryManager]
+    signals_oom: Signal = Signal.SIGKILL
+    """How the subject reports that there is no huge page."""
+    pools = st.integers(0, 5)
+    quotas = st.one_of(st.none(), st.integers(1, 4))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mm = self.subject()
+        self.log: list[str] = []
+        self.pids: list[int] = []
+        self.files: list[ShadowFile] = []
+        self.operations = 0
+
+    # -- set-up and end --------------------------------------------------------------------------------------------------
+
+    @initialize(pool=pools, quota=quotas)
+    def start(self, pool: int, quota: int | None) -> None:
+        """A fresh machine with one process."""
+        if "quota_free" not in self.mm.capabilities:
+            quota = None
+        self._say(f"start(pool={pool}, quota={quota})")
+        self.mm.start(Setup(pool=pool, quota=quota))
+        self.quota = quota
+        self.counters = self._observe()
+        self.world = ShadowWorld(self.mm.huge_page_bytes, self.counters)
+        self.spawn()
+
+    def teardown(self) -> None:
+        """Everybody leaves; the pool must be as it was."""
+        if not hasattr(self, "world"):
+            return
+        try:
+            for pid in list(self.pids):
+                self._exit(pid)
+            for file in [f for f in self.files if f.open]:
+                self._close(file)
+            REGISTRY["HTLB-RSV-029"].demand(_Emptied(self.world, self.mm, self.quota))
+            run = _Ended(self.counters)
+            REGISTRY["HTLB-LIV-007"].demand(run)
+        finally:
+            self.mm.stop()
+
+    def _say(self, line: str) -> None:
+        self.log.append(line)
+        self.operations += 1
+
+    def _observe(self) -> PoolCounters:
+        counters = self.mm.counters()
+        if not isinstance(counters, PoolCounters):
+            raise ImplementationFailure(f"counters() returned {type(counters).__name__}, not PoolCounters")
+        return counters
+
+    def _after(self, line: str) -> tuple[PoolCounters, PoolCounters]:
+        """Look at the counters after a call, and judge what can be judged by them alone."""
+        old, new = self.counters, self._observe()
+        self._say(f"{line}    # {new.nr_huge_pages} total, {new.free_huge_pages} free, {new.resv_huge_pages} reserved")
+        self.counters = self.world.pool = new
+        for id_ in ("HTLB-RSV-001", "HTLB-POOL-007", "HTLB-RSV-002", "HTLB-OBS-001", "HTLB-OBS-003"):
+            REGISTRY[id_].demand(new)
+        return old, new
+
+    def _settle(self) -> None:
+        """The shadow has followed; judge the whole."""
+        REGISTRY["HTLB-RSV-003"].demand(self.world)
+
+    # -- processes -------------------------------------------------------------------------------------------------------
+
+    @rule()
+    def spawn(self) -> None:
+        """A process with nothing mapped."""
+        if len(self.pids) < PROCESSES:
+            pid = self.mm.spawn()
+            self.pids.append(pid)
+            self._after(f"p{pid} = spawn()")
+
+    @precondition(lambda self: self.pids and len(self.pids) < PROCESSES)
+    @rule(which=pick)
+    def fork(self, which: int) -> None:
+        """A copy of a process."""
+        parent = self.pids[which % len(self.pids)]
+        child = self._call("fork", parent)
+        old, new = self._after(f"p{child} = fork(p{parent})")
+        if child > 0:
+            self.world.forked(parent, child)
+            self.pids.append(child)
+            call = Reenacted("dup_mm", old, new)
+            call.judge("HTLB-RSV-021", result=_Child(self.world.of(child)))
+        self._settle()
+
+    @precondition(lambda self: len(self.pids) > 1)
+    @rule(which=pick)
+    def exit(self, which: int) -> None:
+        """The end of a process."""
+        self._exit(self.pids[which % len(self.pids)])
+
+    def _exit(self, pid: int) -> None:
+        self._call("exit", pid)
+        self.pids.remove(pid)
+        old, new = self._after(f"exit(p{pid})")
+        kept = sum(outstanding_private(v) for v in self.world.of(pid))
+        evicted = self._closing(self.world.of(pid))
+        if not evicted:
+            self._judge_close(old, new, kept)
+        self._settle()
+
+    def _closing(self, vmas: list[ShadowVma]) -> bool:
+        """These mappings go; whether a file went with them."""
+        files = len(self.world.inodes)
+        for vma in vmas:
+            self.world.closed(vma)
+        return len(self.world.inodes) < files
+
+    def _judge_close(self, old: PoolCounters, new: PoolCounters, released: int) -> None:
+        call = Reenacted("hugetlb_vm_op_close", old, new)
+        view = VmaView(released == 0, released > 0, released, 0, 1, 0, None)
+        call.judge("HTLB-RSV-008", "HTLB-RSV-019", old=view)
+
+    # -- mappings --------------------------------------------------------------------------------------------------------
+
+    @rule(size=st.integers(0, 3))
+    def create_file(self, size: int) -> None:
+        """A file with nothing in it."""
+        if len([f for f in self.files if f.open]) < FILES:
+            number = self.mm.create_file(size)
+            self.files.append(ShadowFile(number, size, self.world.new_map(private=False)))
+            self.world.inodes.append(self.files[-1])
+            self._after(f"f{number} = create_file({size})")
+
+    @precondition(lambda self: any(f.open for f in self.files))
+    @rule(which=pick)
+    def close_file(self, which: int) -> None:
+        """Nobody can map the file any more."""
+        files = [f for f in self.files if f.open]
+        self._close(files[which % len(files)])
+
+    def _close(self, file: ShadowFile) -> None:
+        self.mm.close_file(file.number or 0)
+        file.open = False
+        self.world.maybe_evict(file)
+        self._after(f"close_file(f{file.number})")
+        self._settle()
+
+    @precondition(lambda self: self.pids and len(self.world.vmas) < MAPPINGS)
+    @rule(
+        which=pick, length=st.integers(1, 4), file=st.one_of(st.none(), pick), offset=st.integers(0, 2),
+        shared=st.booleans(), noreserve=st.sampled_from([False, False, False, True]),
+    )
+    def mmap(self, which: int, length: int, file: int | None, offset: int, shared: bool, noreserve: bool) -> None:
+        """A mapping of a file, or anonymous."""
+        pid = self.pids[which % len(self.pids)]
+        files = [f for f in self.files if f.open]
+        chosen = files[file % len(files)] if files and file is not None else None
+        offset = offset if chosen is not None else 0
+        number = chosen.number if chosen is not None else None
+        address = self._call(
+            "mmap", pid, length, file=number, offset=offset, shared=shared, noreserve=noreserve
+        )
+        where = f"f{number}, {offset}" if chosen is not None else "anonymous"
+        kind = ("shared" if shared else "private") + (", noreserve" if noreserve else "")
+        shown = hex(address) if address > 0 else address
+        old, new = self._after(f"{shown} = mmap(p{pid}, {length}, {where}, {kind})")
+        flags = VM_WRITE | (VM_MAYSHARE if shared else 0) | (VM_NORESERVE if noreserve else 0)
+        if chosen is None:
+            chosen = ShadowFile(None, length, self.world.new_map(private=False), open=False)
+        self._judge_mmap(old, new, address, chosen, offset, length, flags, pid)
+        self._settle()
+
+    def _judge_mmap(
+        self, old: PoolCounters, new: PoolCounters, address: int, file: ShadowFile, offset: int, length: int,
+        flags: int, pid: int,
+    ) -> None:  # fmt: skip
+        result = min(address, 0)
+        before = file.resv_map.coverage()
+        vma = ShadowVma(pid, 0, offset, length, flags, file, None, 0, self.world.huge_page_size)
+        if address > 0:
+            if file not in self.world.inodes:
+                self.world.inodes.append(file)
+            vma = self.world.mapped(pid, address, length, file, offset, flags)
+        call = Reenacted(
+            "hugetlb_reserve_pages", old, new, inode=file, frm=offset, to=offset + length, vma=vma, charge=None
+        )
+        if not flags & VM_NORESERVE and mapped_shared(vma):
+            call.did("prepare")
+        call.write(file.resv_map, "regions", before, file.resv_map.coverage())
+        call.judge("HTLB-RSV-024", "HTLB-RSV-025", "HTLB-RSV-026", "HTLB-RSV-007", result=result)
+
+    @precondition(lambda self: self.world.vmas)
+    @rule(which=pick, first=st.integers(0, 3), length=st.integers(1, 4))
+    def munmap(self, which: int, first: int, length: int) -> None:
+        """A mapping, or a part of it, goes."""
+        vma = self.world.vmas[which % len(self.world.vmas)]
+        first %= vma.npages
+        length = min(length, vma.npages - first)
+        start = vma.start + first * self.world.huge_page_size
+        result = self._call("munmap", vma.pid, start, length)
+        old, new = self._after(f"{result} = munmap(p{vma.pid}, {start:#x}, {length})")
+        if result == 0:
+            inside = self.world.cut(vma.pid, start, length)
+            kept = sum(outstanding_private(v) for v in inside)
+            if not self._closing(inside):
+                self._judge_close(old, new, kept)
+        self._settle()
+
+    # -- accesses --------------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.world.vmas)
+    @rule(which=pick, page=st.integers(0, 3))
+    def read(self, which: int, page: int) -> None:
+        """A load."""
+        vma = self.world.vmas[which % len(self.world.vmas)]
+        address = vma.start + page % vma.npages * self.world.huge_page_size
+        value = self._call("read", vma.pid, address)
+        old, new = self._after(f"{value!r} = read(p{vma.pid}, {address:#x})")
+        self._judge_access(vma, address, None, value, old, new)
+
+    @precondition(lambda self: self.world.vmas)
+    @rule(which=pick, page=st.integers(0, 3), value=st.integers(1, 255))
+    def write(self, which: int, page: int, value: int) -> None:
+        """A store."""
+        vma = self.world.vmas[which % len(self.world.vmas)]
+        address = vma.start + page % vma.npages * self.world.huge_page_size
+        result = self._call("write", vma.pid, address, value)
+        old, new = self._after(f"{result!r} = write(p{vma.pid}, {address:#x}, {value})")
+        self._judge_access(vma, address, value, result, old, new)
+
+    def _judge_access(
+        self, vma: ShadowVma, address: int, value: int | None, result: int, old: PoolCounters, new: PoolCounters
+    ) -> None:
+        idx = vma.index(address)
+        beyond = idx >= vma.vm_file.size
+        robbed = bool(vma.vm_private_data & UNMAPPED) and idx not in vma.pages
+        need = self.world.needs_page(vma, idx, value is not None)
+        view = self._fault_view(vma, idx)
+        fault = VM_FAULT_MINOR
+        if result < 0:
+            fault = VM_FAULT_OOM if result == self.signals_oom and not beyond and not robbed else VM_FAULT_SIGBUS
+        call = Reenacted("hugetlb_fault", old, new, vma=vma, address=address, write=value is not None)
+        if need and not beyond and not robbed:
+            call.did("availability_test")
+        call.judge("HTLB-FLT-008", "HTLB-ERR-002", "HTLB-RSV-022", result=fault, old=view, new=view)
+        if result >= 0:
+            took = new.free_huge_pages < old.free_huge_pages
+            page = self.world.touched(vma, idx, value is not None, took_page=took)
+            self._judge_content(call, page, value, result)
+        self._settle()
+
+    def _fault_view(self, vma: ShadowVma, idx: int) -> FaultView:
+        from mmspec.invariants.hugetlb.terms import reserved
+
+        outstanding = reserved(vma, idx)
+        consumed = vma.map is not None and idx in vma.map.covered
+        return FaultView(outstanding, outstanding, idx, vma.vm_file.size, consumed)
+
+    def _judge_content(self, call: Reenacted, page: Any, value: int | None, result: int) -> None:
+        if value is not None:
+            page.content = value
+            return
+        known = page.content
+        event = Event("copied", call.operation, (), 0, {"before": known, "after": result, "new": page, "old": page})
+        if known == 0:
+            fresh = Event("cache_insert", call.operation, (), 0, {"page": _Content(result)})
+            REGISTRY["HTLB-FLT-006"].demand(fresh)
+        call.recorder.current.events.append(event)
+        call.did("pte_replace", mm=call.operation.vma.pid)
+        call.operation.arguments["mm"] = call.operation.vma.pid
+        call.judge("HTLB-COW-011")
+
+    # -- files and the pool ----------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: any(f.open for f in self.files))
+    @rule(which=pick, size=st.integers(0, 4))
+    def truncate(self, which: int, size: int) -> None:
+        """The file gets shorter or longer."""
+        files = [f for f in self.files if f.open]
+        file = files[which % len(files)]
+        result = self._call("truncate", file.number, size)
+        before, cached = file.resv_map.coverage(), len(file.pages)
+        shrinks = size < file.size
+        old, new = self._after(f"{result} = truncate(f{file.number}, {size})")
+        if result == 0:
+            if shrinks:
+                self.world.truncated(file, size)
+                call = Reenacted("hugetlb_vmtruncate", old, new, inode=file)
+                call.write(file.resv_map, "regions", before, file.resv_map.coverage())
+                for _ in range(cached - len(file.pages)):
+                    call.did("cache_remove")
+                call.judge("HTLB-RSV-028")
+            file.size = size
+        self._settle()
+
+    @rule(count=st.integers(0, 6))
+    def set_nr_hugepages(self, count: int) -> None:
+        """The pool is resized."""
+        reached = self._call("set_nr_hugepages", count)
+        self._after(f"{reached} = set_nr_hugepages({count})")
+        self._settle()
+
+    def _call(self, name: str, *args: Any, **kwargs: Any) -> int:
+        result = getattr(self.mm, name)(*args, **kwargs)
+        if not isinstance(result, int):
+            raise ImplementationFailure(f"{name}() returned {type(result).__name__}, not int")
+        return result
+
+
+class _Child:
+    """What fork has made, as far as the predicates ask."""
+
+    def __init__(self, vmas: list[ShadowVma]) -> None:
+        self.vmas = vmas
+
+
+class _Content:
+    """A page of which only the content is known."""
+
+    tag = 0
+
+    def __init__(self, content: int) -> None:
+        self.content = content
+
+
+class _Emptied:
+    """The world when everybody has left."""
+
+    def __init__(self, world: ShadowWorld, mm: MemoryManager, quota: int | None) -> None:
+        self.pool = _Settled(world.pool)
+        self.vmas, self.inodes = world.vmas, world.inodes
+        self.maps: list[Any] = []
+        self.pages: list[Any] = []
+        free = mm.quota_free() if quota is not None else None
+        self.super = _Blocks(free if free is not None else 0, quota if free is not None and quota is not None else 0)
+
+
+class _Settled:
+    """The counters, with nothing in flight."""
+
+    def __init__(self, counters: PoolCounters) -> None:
+        self.nr_huge_pages = counters.nr_huge_pages
+        self.free_huge_pages = counters.free_huge_pages
+        self.resv_huge_pages = counters.resv_huge_pages
+        self.tentative_huge_pages = 0
+
+
+class _Blocks:
+    """Quota as it shows."""
+
+    def __init__(self, free: int, most: int) -> None:
+        self.free_blocks = free
+        self.max_blocks = most
+
+
+class _Ended:
+    """A run of which the end is known."""
+
+    def __init__(self, counters: PoolCounters) -> None:
+        self.facts = {"baseline": counters}
+
+
+#: What this machine can judge, whatever the implementation shows.
+OBSERVED = tuple(i.id for i in REGISTRY if "MemoryManager" in i.interfaces and i.over is not Over.RUN)
