@@ -19,15 +19,15 @@ different tasks change without a common lock sees only some of the intermediate 
 a task whose first action matters suspends before it.
 
 *Whether a step can be performed depends on locations in its footprint.* That is so for locks and for `Retry`; other
-steps that wait name them in :meth:`~mmreference.kernel.scheduler.Step.reads`.
+steps that wait name them in a method `reads()`.
 
 How disabled steps are treated
 ------------------------------
 
 A step that takes a lock cannot be swapped with the one that released it before. It can be swapped with the one that
-took the lock, together with all that followed from that. So for a waiting step, races are sought beyond the steps that made
-it possible; and when a run ends, or is cut off, steps that still wait are examined as if they came next. A step that
-ends the run by a violation conflicts with everything: all other tasks are given the chance to go first.
+took the lock, together with all that followed from that. So for a waiting step, races are sought beyond the steps
+that made it possible; and when a run ends, or is cut off, steps that still wait are examined as if they came next. A
+step that ends the run by a violation conflicts with everything: all other tasks are given the chance to go first.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ class _Node:
 
     __slots__ = (
         "task", "enabled", "todo", "asleep", "sleep", "choices", "failures", "preemptions", "kind", "pending",
-        "footprint", "clock", "before", "since", "tried", "conditions",
+        "footprint", "clock", "before", "since", "tried", "inherited", "known",
     )  # fmt: skip
 
     def __init__(self, task: int, enabled: int, todo: int) -> None:
@@ -250,8 +250,10 @@ class _Node:
         """The depth of the same task's step before."""
         self.tried: Footprint = {}
         """What the step has done under the choices tried so far."""
-        self.conditions: list[tuple[int, list[Footprint], int]] = []
-        """See :meth:`Reduced._reverse`."""
+        self.inherited = 0
+        """Tasks that were asleep from the beginning."""
+        self.known: dict[int, Footprint] = {}
+        """Task that has been woken since its last step to what that step would have done while it was asleep."""
 
 
 class _Search:
@@ -462,7 +464,7 @@ class Reduced(_Search):
         if depth:
             parent = self.nodes[depth - 1]
             self._happened(parent, depth - 1)
-            self._inherit_sleep(node, parent)
+            self._inherit(node, parent)
         awake = mask & ~node.asleep
         if not awake:
             self._waiting(mask)
@@ -492,13 +494,24 @@ class Reduced(_Search):
             self.locks[lock.name] = lock
 
     @staticmethod
-    def _inherit_sleep(node: _Node, parent: _Node) -> None:
-        """Tasks stay asleep as long as nothing happens that their next step depends on."""
+    def _inherit(node: _Node, parent: _Node) -> None:
+        """Tasks stay asleep as long as nothing happens that their next step depends on.
+
+        The step of a task that is woken may then do less than it would have done. That it comes first need not be
+        tried, because it has been; that something comes first which it would have depended on must be, and would not
+        be noticed. So it counts as doing what it would have done, too.
+        """
         done = parent.footprint
+        for task, footprint in parent.known.items():
+            if task != parent.task:
+                node.known[task] = footprint
         for task, footprint in parent.sleep.items():
             if not _conflict(footprint, done):
                 node.sleep[task] = footprint
                 node.asleep |= 1 << task
+            elif parent.inherited >> task & 1:
+                node.known[task] = _union(footprint, node.known.get(task, {}))
+        node.inherited = node.asleep
 
     def end(self, execution: Execution) -> None:
         if not self.nodes:
@@ -523,10 +536,6 @@ class Reduced(_Search):
         super().tried(node)
         node.sleep[task] = node.tried
         node.tried = {}
-        for who, others, instead in node.conditions:
-            if who == task and not instead & (node.todo | node.asleep) and _conflicts(node.sleep[task], others):
-                node.todo |= instead & -instead
-        node.conditions = [c for c in node.conditions if c[0] != task]
 
     # -- what happened before what -----------------------------------------------------------------------------------
 
@@ -535,13 +544,15 @@ class Reduced(_Search):
         task = node.task
         footprint: Footprint = self.executed[depth].footprint
         if node.kind == _OTHER:
-            footprint = {location: False for location in node.pending.reads()} | footprint
+            footprint = _union(_announced(self.tasks[task], node.pending, _OTHER), footprint)
+        if task in node.known:
+            footprint = _union(node.known[task], footprint)
         node.footprint = footprint
         if node.choices:
             node.tried = _union(node.tried, footprint)
         else:
             node.tried = footprint
-        before = node.before = self.clocks[task]
+        node.before = self.clocks[task]
         node.since = self.since[task]
         races: list[_Entry] = []
         if node.kind != _FREE:
@@ -603,6 +614,8 @@ class Reduced(_Search):
     def _waiting(self, mask: int) -> None:
         """A run is over: tasks not in `mask` that wait race with those that made them wait."""
         depth = len(self.nodes)
+        last = _Node(-1, 0, 0)
+        self._inherit(last, self.nodes[-1])
         for task in self.tasks:
             pending = task.pending
             if task.done or pending is None or mask >> task.index & 1:
@@ -610,7 +623,8 @@ class Reduced(_Search):
             kind = _kind(pending)
             if kind == _FREE:
                 continue
-            races = self._races_of_waiting(task.index, _announced(task, pending, kind), pending, kind)
+            footprint = _union(_announced(task, pending, kind), last.known.get(task.index, {}))
+            races = self._races_of_waiting(task.index, footprint, pending, kind)
             clock = self.clocks[task.index].copy()
             for race in races:
                 clock = list(map(max, clock, self.nodes[race[0]].clock))
@@ -723,9 +737,7 @@ class Reduced(_Search):
         """See to it that, from the state before the step `race`, the step of `task` with this clock comes before it.
 
         `end` is the depth of that step. Whoever can begin the way there (the steps in between that do not depend on
-        `race`, then that step) will do. That `task` itself can begin is judged by what its step has done in this run;
-        without `race` it might do something else, on which steps in between depend. So it is noted as a condition to
-        be looked at when that step has really been taken from there.
+        `race`, then that step) will do; nothing needs to be done if one of them has been tried or will be.
         """
         depth, racer, number = race[:3]
         nodes = self.nodes
@@ -746,24 +758,13 @@ class Reduced(_Search):
             first[other] = its[other]
         bit = 1 << task
         if task not in first and all(clock[t] < n for t, n in first.items()):
-            if not first:
-                if covered & bit:
-                    return
-                initials |= bit
-            else:
-                others = [
-                    n.footprint for n in nodes[depth + 1 : end] if n.clock[racer] < number
-                ]
-                if node.asleep & bit:
-                    if not _conflicts(node.sleep[task], others):
-                        return
-                else:
-                    if node.enabled & bit:
-                        node.conditions.append((task, others, initials & node.enabled))
-                        node.todo |= bit
-                        return
+            if covered & bit:
+                return
+            initials |= bit
         usable = initials & node.enabled
-        if usable:
+        if usable & bit:
+            node.todo |= bit
+        elif usable:
             node.todo |= usable & -usable
         else:
             node.todo |= node.enabled
@@ -788,7 +789,7 @@ def _announced(task: Task, pending: Any, kind: int) -> Footprint:
         return {pending.lock.name: not pending.shared}
     if kind == _RETRY:
         return dict.fromkeys(task.read_versions, False)
-    return dict.fromkeys(pending.reads(), False)
+    return dict.fromkeys(getattr(pending, "reads", tuple)(), False)
 
 
 def _conflict(one: Footprint, other: Footprint) -> bool:
@@ -798,10 +799,6 @@ def _conflict(one: Footprint, other: Footprint) -> bool:
         if location in other and (write or other[location]):
             return True
     return False
-
-
-def _conflicts(one: Footprint, others: list[Footprint]) -> bool:
-    return any(_conflict(one, other) for other in others)
 
 
 def _union(one: Footprint, other: Footprint) -> Footprint:
