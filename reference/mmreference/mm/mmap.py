@@ -166,24 +166,14 @@ async def _unmap_range(mm: Mm, start: int, end: int) -> int:
             error = await split_vma(mm, vma, start, new_below=True)
             if error:
                 return error
-            await link_i_mmap(mm, vma)
         if end < vma.vm_end:
             error = await split_vma(mm, vma, end, new_below=False)
             if error:
                 return error
-            await link_i_mmap(mm, vma)
         await unmap_hugepage_range(vma, vma.vm_start, vma.vm_end)
         mm.unlink(vma)
         await remove_vma(vma)
     return 0
-
-
-async def link_i_mmap(mm: Mm, vma: Vma) -> None:
-    """The other halves of a split VMA become known to the file."""
-    async with vma.vm_file.i_mmap_lock:
-        for other in mm.vmas:
-            if other.vm_file is vma.vm_file:
-                vma.vm_file.i_mmap[other] = None
 
 
 async def remove_vma(vma: Vma) -> None:
@@ -218,7 +208,6 @@ async def do_mprotect(mm: Mm, address: int, length: int, writable: bool) -> int:
                     error = await split_vma(mm, vma, at, new_below=below)
                     if error:
                         return error
-                    await link_i_mmap(mm, vma)
             vma.vm_flags = vma.vm_flags | VM_WRITE if writable else vma.vm_flags & ~VM_WRITE
             await _change_protection(mm, vma)
     return 0

@@ -182,15 +182,18 @@ async def split_vma(mm: Mm, vma: Vma, address: int, *, new_below: bool) -> int:
         new.vm_start = address
         new.vm_pgoff += grown
     hugetlb_vm_op_open(new)
-    if new_below:
-        vma.vm_start = address
-        vma.vm_pgoff += grown
-    else:
-        vma.vm_end = address
-    emit("split", vma=vma, new=new)
-    if new.map is not None:
-        mm.system.pool.books.split(new)
-    mm.link(new)
+    # Truncation finds the file's mappings under this lock, and must find the halves together.
+    async with vma.vm_file.i_mmap_lock:
+        if new_below:
+            vma.vm_start = address
+            vma.vm_pgoff += grown
+        else:
+            vma.vm_end = address
+        emit("split", vma=vma, new=new)
+        if new.map is not None:
+            mm.system.pool.books.split(new)
+        vma.vm_file.i_mmap[new] = None
+        mm.link(new)
     return 0
 
 

@@ -356,7 +356,8 @@ def failure_was_true_at_some_instant(op: Operation, result: Any) -> Truth:
     """A fault's failure MUST be linearisable: at some instant between call and return, what it reports held as a whole.
     For out of memory: no page to be had, nothing in flight, and the slot empty.
     """
-    allocations = op.calls("alloc_huge_page")
+    # A copy finds its slot filled, with the page that it is to replace.
+    allocations = [c for c in op.calls("alloc_huge_page") if c.parent is not None and c.parent.name == op.name]
     return implies(
         result is VM_FAULT_OOM and allocations,
         lambda: not allocations[-1].get("slot_filled") and not is_page(allocations[-1].result),

@@ -1,0 +1,111 @@
+"""Sampled runs: Hypothesis draws operations, arguments, failures and schedules, and shrinks what fails."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+
+from mmspec.errors import Violation
+from mmspec.trace import Recorder, recording
+from mmconformance.engines.execution import Execution
+from mmconformance.engines.schedules import Drawn
+from mmconformance.hazards import violation_for
+from mmconformance.machines.concurrent import Plan, plans
+from mmconformance.scenarios.stage import performance
+
+
+@attrs.define
+class Sampled:
+    """What a sampled engine has found: the shortest run that violates something, if any."""
+
+    operations: int = 0
+    violation: Violation | None = None
+    run: list[str] = attrs.field(factory=list)
+    plan: Plan | None = None
+    execution: Execution | None = None
+
+
+def sample_settings(examples: int, steps: int = 40) -> settings:
+    """Reproducible and quiet; the seed decides, not the clock."""
+    return settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        database=None,
+        print_blob=False,
+        report_multiple_bugs=False,
+        verbosity=Verbosity.quiet,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@contextlib.contextmanager
+def _recorded(record: bool) -> Iterator[None]:
+    with recording(Recorder() if record else None):
+        yield
+
+
+def run_machine(
+    machine: type[RuleBasedStateMachine], subject: Callable[[], Any], *, examples: int, seed_: int, record: bool
+) -> Sampled:
+    """Run a state machine over `subject`; `record` lets the subject's own contracts and monitors take part."""
+    found = Sampled()
+
+    class Machine(machine):  # type: ignore[valid-type, misc]
+        def __init__(self) -> None:
+            # Each example has a history of its own.
+            Recorder.active = Recorder() if record else None
+            self.subject = subject
+            super().__init__()
+
+        def teardown(self) -> None:
+            found.operations += self.operations
+            found.run = self.log
+            super().teardown()
+
+    with _recorded(record):
+        try:
+            test = seed(seed_)(Machine)
+            run_state_machine_as_test(test, settings=sample_settings(examples))
+            found.run = []
+        except Violation as violation:
+            found.violation = violation
+        except Exception as error:
+            found.violation = violation_for(error)
+            if found.violation is None:
+                raise
+    return found
+
+
+def run_plans(arch: str, variant: str, *, examples: int, seed_: int) -> Sampled:
+    """Run random concurrent programs on the reference."""
+    found = Sampled()
+
+    @seed(seed_)
+    @sample_settings(examples)
+    @given(plans)
+    def attempt(plan: Plan) -> None:
+        found.plan = plan
+        execution = found.execution = run_plan(plan, arch, variant)
+        found.operations += sum(len(calls) for calls in plan.threads)
+        if execution.violation is not None:
+            raise execution.violation
+
+    try:
+        attempt()
+        found.plan = found.execution = None
+    except Violation as violation:
+        found.violation = violation
+    return found
+
+
+def run_plan(plan: Plan, arch: str, variant: str) -> Execution:
+    """Run one drawn program under its drawn schedule."""
+    program = performance("random program", plan.script, arch, variant)
+    return program(Drawn(plan.picks, plan.failures))

@@ -1,0 +1,47 @@
+"""A few fixed calls that come first for every implementation: a broken one fails here, at once and with one message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmspec.errors import ImplementationFailure
+from mmspec.state import PoolCounters, Setup
+
+
+def smoke(interface: str, subject: Any) -> None:
+    """Make the calls of the interface once.
+
+    :raises ImplementationFailure: if one of them cannot be made at all.
+    """
+    {"ReservationMap": _reservation_map, "MemoryManager": _memory_manager}[interface](subject)
+
+
+def _expect(what: str, value: object, kind: type) -> Any:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ImplementationFailure(f"{what} returned {type(value).__name__}, not {kind.__name__}")
+    return value
+
+
+def _reservation_map(subject: Any) -> None:
+    _expect("region_chg(0, 2)", subject.region_chg(0, 2), int)
+    subject.region_add(0, 2)
+    _expect("region_count(0, 2)", subject.region_count(0, 2), int)
+    for pair in subject.regions:
+        if not hasattr(pair, "__len__") or len(pair) != 2:
+            raise ImplementationFailure(f"regions holds {pair!r}, not pairs (from, to)")
+    _expect("region_truncate(0)", subject.region_truncate(0), int)
+
+
+def _memory_manager(subject: Any) -> None:
+    subject.start(Setup(pool=2))
+    try:
+        _expect("counters()", subject.counters(), PoolCounters)
+        pid = _expect("spawn()", subject.spawn(), int)
+        address = _expect("mmap()", subject.mmap(pid, 1), int)
+        if address > 0:
+            _expect("write()", subject.write(pid, address, 1), int)
+            _expect("read()", subject.read(pid, address), int)
+            _expect("munmap()", subject.munmap(pid, address, 1), int)
+        _expect("exit()", subject.exit(pid), int)
+    finally:
+        subject.stop()
