@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import attrs
 
@@ -19,6 +20,18 @@ class Abandoned(Exception):  # noqa: N818 - it is an order, not an error
     """A strategy wants the run to end here; programs let it pass."""
 
 
+class Chosen(NamedTuple):
+    """A choice as it was made."""
+
+    begun: int
+    """How many steps had begun by then, its own included."""
+    value: int
+    """0 is the usual."""
+    task: str
+    label: str
+    """What the unusual is, such as "kmalloc fails"."""
+
+
 @attrs.define(eq=False)
 class Execution:
     """What came of one run."""
@@ -26,8 +39,7 @@ class Execution:
     program: str
     executed: list[Executed] = attrs.field(factory=list, repr=False)
     """The steps, in the order in which they happened."""
-    choices: list[tuple[int, int]] = attrs.field(factory=list, repr=False)
-    """Per choice, how many steps had begun when it was made, and its value."""
+    choices: list[Chosen] = attrs.field(factory=list, repr=False)
     results: dict[str, Any] = attrs.field(factory=dict)
     """Task to what it returned, for the tasks that ended."""
     stuck: list[str] = attrs.field(factory=list)
@@ -47,14 +59,12 @@ class Execution:
     def decisions(self) -> list[Decision]:
         """Names of tasks and values of choices, in the order in which they were taken: this replays the run."""
         decisions: list[Decision] = []
-        choices = iter([*self.choices, (len(self.executed) + 1, 0)])
-        begun, value = next(choices)
+        choices = deque(self.choices)
         for number in range(len(self.executed) + 1):
             if number:
                 decisions.append(self.executed[number - 1].task.name)
-            while begun == number:
-                decisions.append(value)
-                begun, value = next(choices)
+            while choices and choices[0].begun == number:
+                decisions.append(choices.popleft().value)
         return decisions
 
     @property
@@ -70,7 +80,7 @@ class Execution:
     @property
     def failures(self) -> int:
         """How many choices went another way than the usual one."""
-        return sum(value != 0 for _, value in self.choices)
+        return sum(choice.value != 0 for choice in self.choices)
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -99,14 +109,14 @@ class Noting:
     def __init__(self, strategy: Strategy) -> None:
         self.strategy = strategy
         self.pick = strategy.pick
-        self.choices: list[tuple[int, int]] = []
+        self.choices: list[Chosen] = []
 
     def choose(self, task: Task, alternatives: int, label: str) -> int:
         """The other strategy's choice."""
         value = self.strategy.choose(task, alternatives, label)
         scheduler = Scheduler.current
         assert scheduler is not None
-        self.choices.append((len(scheduler.executed), value))
+        self.choices.append(Chosen(len(scheduler.executed), value, task.name, label))
         return value
 
 
