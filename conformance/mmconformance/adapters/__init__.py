@@ -1,0 +1,1 @@
+"""Subjects that are not Python objects in this process."""

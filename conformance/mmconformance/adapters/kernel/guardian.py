@@ -1,0 +1,70 @@
+"""A tiny process that puts settings back when the program that changed them dies without doing so.
+
+Run as a script, `python guardian.py DESCRIPTOR PID`, with the values to restore as JSON in the first message. It
+has a session of its own, so that nothing typed at a terminal reaches it. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+import time
+
+#: For how many seconds restoring is tried again, while memory held by dying processes comes back.
+PATIENCE = 10.0
+
+
+def put_back(values: list[tuple[str, int]]) -> bool:
+    """Write each value to its file; whether all read back as written."""
+    for path, value in values:
+        with contextlib.suppress(OSError), open(path, "w") as file:
+            file.write(str(value))
+    reached = True
+    for path, value in values:
+        try:
+            with open(path) as file:
+                reached = reached and int(file.read()) == value
+        except OSError:
+            reached = False
+    return reached
+
+
+def main(descriptor: int, program: int) -> None:
+    """Wait for `done` or for the end of the program; in the second case end its helpers and restore."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    helpers: list[int] = []
+    # A process that the program forked may hold the pipe open beyond the program's death: watch the program itself too.
+    alive = os.pidfd_open(program)
+    values: list[tuple[str, int]] = []
+    pending = b""
+    while True:
+        readable, _, _ = select.select([descriptor, alive], [], [])
+        chunk = os.read(descriptor, 65536) if descriptor in readable else b""
+        pending += chunk
+        *lines, pending = pending.split(b"\n")
+        for line in lines:
+            word, _, argument = line.decode().partition(" ")
+            if word == "done":
+                return
+            if word == "restore":
+                values = [(path, value) for path, value in json.loads(argument)]
+            elif word == "kill":
+                with contextlib.suppress(ProcessLookupError):
+                    helpers.append(os.pidfd_open(int(argument)))
+        if not chunk:
+            break
+    for helper in helpers:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(helper, signal.SIGKILL)
+    deadline = time.monotonic() + PATIENCE
+    while not put_back(values) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
