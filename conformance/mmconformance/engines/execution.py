@@ -7,10 +7,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import attrs
-
+from mmreference.kernel.scheduler import Executed, Scheduler, StepLimit, Strategy, Stuck, Task
 from mmspec.errors import Violation
 from mmspec.trace import Recorder, Run, recording
-from mmreference.kernel.scheduler import Executed, Scheduler, StepLimit, Strategy, Stuck, Task
 
 Decision = str | int
 """The name of the task that goes on, or the value of a choice that it makes meanwhile."""

@@ -38,10 +38,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import attrs
-
-from mmspec.errors import UsageError
 from mmreference.kernel.locks import Lock
 from mmreference.kernel.scheduler import Location, Retry, Scheduler, Step, Task
+from mmspec.errors import UsageError
+
 from mmconformance.engines.execution import Abandoned, Execution, Program
 
 Footprint = dict[Location, bool]
@@ -331,7 +331,7 @@ class _Search:
     def _repeat(self, depth: int, enabled: list[Task]) -> Task:
         node = self.node = self.nodes[depth]
         task = self.tasks[node.task]
-        if depth == self.fixed - 1 and _mask(enabled) != node.enabled:
+        if task not in enabled or (depth == self.fixed - 1 and _mask(enabled) != node.enabled):
             raise NotDeterministic("a repeated run comes to a state in which other tasks can go on")
         return task
 
@@ -795,7 +795,7 @@ def _announced(task: Task, pending: Any, kind: int) -> Footprint:
 def _conflict(one: Footprint, other: Footprint) -> bool:
     if len(other) < len(one):
         one, other = other, one
-    for location, write in one.items():
+    for location, write in one.items():  # noqa: SIM110 - a generator would cost more than the rest
         if location in other and (write or other[location]):
             return True
     return False

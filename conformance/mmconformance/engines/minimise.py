@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from mmreference.kernel.scheduler import Task
+
 from mmconformance.engines.execution import Execution, Program
 from mmconformance.engines.exhaustive import explore
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 
-from mmspec.errors import UsageError
 from mmreference.kernel.scheduler import Task
+from mmspec.errors import UsageError
+
 from mmconformance.engines.execution import Decision
 
 
@@ -73,7 +74,7 @@ class Drawn:
         """The drawn task."""
         if len(enabled) == 1:
             return enabled[0]
-        usual = enabled.index(last) if last in enabled else 0  # type: ignore[arg-type]
+        usual = enabled.index(last) if last is not None and last in enabled else 0
         return enabled[(usual + next(self._picks, 0)) % len(enabled)]
 
     def choose(self, task: Task, alternatives: int, label: str) -> int:
