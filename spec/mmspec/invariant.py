@@ -233,6 +233,17 @@ class Registry:
                 self._monitors.setdefault((invariant.over, name), []).append(invariant)
         return invariant
 
+    def order(self, areas: Iterable[str]) -> None:
+        """Put the invariants in the order of these areas; where several are broken at once, the first one is named."""
+        ranks = {area: rank for rank, area in enumerate(areas)}
+
+        def rank(invariant: Invariant) -> int:
+            return ranks.get(invariant.area, len(ranks))
+
+        self._by_id = {i.id: i for i in sorted(self._by_id.values(), key=rank)}
+        for monitors in self._monitors.values():
+            monitors.sort(key=rank)
+
     def __iter__(self) -> Iterator[Invariant]:
         return iter(self._by_id.values())
 

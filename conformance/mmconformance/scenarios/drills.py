@@ -75,6 +75,21 @@ def private_write_of_a_cached_page(stage: Stage) -> None:
     manager.write(one, manager.mmap(one, 1, file=file), 6)
 
 
+def private_write_after_the_sharers_left(stage: Stage) -> None:
+    """A private mapping is the only one of a cached page; what it writes must not get into the file."""
+    stage.start(3)
+    manager = stage.manager
+    file = manager.create_file(1)
+    one = manager.spawn()
+    shared = manager.mmap(one, 1, file=file, shared=True)
+    manager.write(one, shared, 5)
+    manager.munmap(one, shared, 1)
+    private = manager.mmap(one, 1, file=file)
+    manager.read(one, private)
+    manager.write(one, private, 6)
+    manager.read(one, manager.mmap(one, 1, file=file, shared=True))
+
+
 def beyond_the_end(stage: Stage) -> None:
     """Accesses beyond the end of a truncated file, with the pool empty."""
     stage.start(1)
@@ -253,7 +268,9 @@ def overlapping_shared_mappings(stage: Stage) -> None:
     one, two = manager.spawn(), manager.spawn()
     address = manager.mmap(one, 2, file=file, shared=True)
     manager.mmap(one, 2, file=file, offset=4, shared=True)
-    manager.mmap(two, 3, file=file, offset=1, shared=True)
+    other = manager.mmap(two, 3, file=file, offset=1, shared=True)
+    manager.read(two, other)
+    manager.read(two, other + size)
     manager.mmap(two, 2, file=file, shared=True)
     manager.mmap(two, 1, file=file, offset=6, shared=True, noreserve=True)
     manager.write(one, address, 1)

@@ -169,7 +169,7 @@ def two_reserves(stage: Stage) -> None:
 
 def reserve_against_noreserve_fault(stage: Stage) -> None:
     """One process maps a file with reservation while another one, without, faults an offset of it."""
-    stage.start(2)
+    stage.start(3)
     file = stage.manager.create_file(2)
     one, two = stage.manager.spawn(), stage.manager.spawn()
     address = stage.manager.mmap(two, 2, file=file, shared=True, noreserve=True)

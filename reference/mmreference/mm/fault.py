@@ -15,7 +15,7 @@ from mmspec.invariant import INSTANTIATION_MUTEX
 from mmspec.invariants.hugetlb.views import fault_view
 from mmspec.trace import emit, note
 from mmreference.kernel.locks import might_sleep
-from mmreference.kernel.scheduler import Pause
+from mmreference.kernel.scheduler import Pause, may_fail
 from mmreference.mm.file import add_to_page_cache, find_lock_page, i_size_read
 from mmreference.mm.page import Page, get_page, put_page
 from mmreference.mm.pagetable import (
@@ -129,6 +129,10 @@ async def hugetlb_no_page(mm: Mm, vma: Vma, vpn: int, idx: int, write: bool, see
         if isinstance(new, VmFault):
             return new
         if not vma.is_shared:
+            if await may_fail("anon_vma"):
+                emit("anon_vma_failed", vma=vma)
+                await put_page(new)
+                return VM_FAULT_OOM
             await new.lock.lock()
             return await _map_page(mm, vma, vpn, idx, new, write, charge, seen_gen, new=True)
         error = await add_to_page_cache(new, inode, idx)
@@ -233,7 +237,7 @@ async def hugetlb_cow(
     """
     old = entry.page
     if await old.count.read() == 1:
-        emit("sole_user", page=old)
+        emit("sole_user", page=old, count=old._count)
         set_huge_ptep_writable(mm, vma, vpn)
         return VM_FAULT_MINOR
     blocked = await _get_fault_quota(vma, charge, seen_gen)

@@ -51,6 +51,8 @@ class HugePagePool(KernelObject):
         self.hugetlb_lock = SpinLock("hugetlb_lock", self, order, "hugetlb_lock")
         self.hugepage_freelists: dict[int, list[Page]] = {n: [] for n in range(nodes)}
         self.free_huge_pages_node = dict.fromkeys(range(nodes), 0)
+        self.surplus_huge_pages_node = dict.fromkeys(range(nodes), 0)
+        """Surplus pages that are there; the total also counts those that are being allocated."""
         # Ghosts.
         self.books = Ledger()
         self.inflight: dict[Page, str] = {}
@@ -185,19 +187,32 @@ async def gather_surplus_pages(h: HugePagePool, delta: int) -> int:
     for page in gathered[: len(gathered) - spare]:
         enqueue_huge_page(h, page)
     for page in gathered[len(gathered) - spare :]:
-        h.surplus_huge_pages -= 1
-        update_and_free_page(h, page)
+        _free_or_enqueue(h, page)
     return -errno.ENOMEM if short else 0
 
 
 def return_unused_surplus_pages(h: HugePagePool, unused: int) -> None:
     """`unused` promises are gone; give as many surplus pages back to the buddy allocator. Under `hugetlb_lock`."""
-    for _ in range(min(unused, h.surplus_huge_pages)):
-        node = next((n for n, pages in h.hugepage_freelists.items() if pages), None)
+    for _ in range(unused):
+        node = next((n for n, pages in h.hugepage_freelists.items() if pages and h.surplus_huge_pages_node[n]), None)
         if node is None:
             break
-        h.surplus_huge_pages -= 1
+        _less_surplus(h, node)
         update_and_free_page(h, _take_free_page(h, node))
+
+
+def _free_or_enqueue(h: HugePagePool, page: Page) -> None:
+    """Any page that comes free is the surplus one, as long as there is one to give back. Under `hugetlb_lock`."""
+    if h.surplus_huge_pages_node[page.node] > 0:
+        _less_surplus(h, page.node)
+        update_and_free_page(h, page)
+    else:
+        enqueue_huge_page(h, page)
+
+
+def _less_surplus(h: HugePagePool, node: int) -> None:
+    h.surplus_huge_pages -= 1
+    h.surplus_huge_pages_node[node] -= 1
 
 
 async def alloc_buddy_huge_page(h: HugePagePool, vma: Vma | None) -> Page | None:
@@ -215,6 +230,8 @@ async def alloc_buddy_huge_page(h: HugePagePool, vma: Vma | None) -> Page | None
             h.nr_huge_pages -= 1
             h.surplus_huge_pages -= 1
         return None
+    async with h.hugetlb_lock:
+        h.surplus_huge_pages_node[node] += 1
     h.all_pages[page] = None
     page.where = "gathered"
     return page
@@ -387,9 +404,8 @@ async def free_huge_page(page: Page) -> None:
         page.mapping = None
         sb, page.private = page.private, None
         unsettled, page.unsettled_block = page.unsettled_block, False
-        if h.surplus_huge_pages > 0 and drawn is None:
-            h.surplus_huge_pages -= 1
-            update_and_free_page(h, page)
+        if drawn is None:
+            _free_or_enqueue(h, page)
         else:
             enqueue_huge_page(h, page)
     # The block of a page that returns to its reservation stays with the reservation.
@@ -441,7 +457,10 @@ async def set_max_huge_pages(h: HugePagePool, count: int) -> int:
                 break
             update_and_free_page(h, _take_free_page(h, node))
         # What cannot go now goes as soon as a page is freed.
-        h.surplus_huge_pages += max(0, persistent_huge_pages(h) - count)
+        excess = persistent_huge_pages(h) - count
+        for page in list(h.all_pages)[: max(0, excess)]:
+            h.surplus_huge_pages += 1
+            h.surplus_huge_pages_node[page.node] += 1
         return h.nr_huge_pages
 
 
@@ -453,7 +472,9 @@ def persistent_huge_pages(h: HugePagePool) -> int:
 async def _grow(h: HugePagePool, count: int) -> None:
     await h.hugetlb_lock.lock()
     # Surplus pages become persistent before any new one is asked for.
-    h.surplus_huge_pages -= min(h.surplus_huge_pages, max(0, count - persistent_huge_pages(h)))
+    for node in h.surplus_huge_pages_node:
+        while h.surplus_huge_pages_node[node] and persistent_huge_pages(h) < count:
+            _less_surplus(h, node)
     while persistent_huge_pages(h) < count:
         node = h.nr_huge_pages % len(h.hugepage_freelists)
         h.hugetlb_lock.unlock()

@@ -128,7 +128,7 @@ class Architecture:
     def decode(self, entry: int) -> PteValue:
         """What an entry says."""
         bits = self.pte
-        frame_bits = self.word_bits - bits.pfn_shift if self.word_bits == 32 else 40
+        frame_bits = 20 if self.word_bits == 32 else min(40, 52 - self.page_shift)
         return PteValue(
             pfn=entry >> bits.pfn_shift & ((1 << frame_bits) - 1),
             present=bool(entry & bits.valid) != bits.valid_when_clear,

@@ -4,6 +4,7 @@ One module per subject. Ids are never reused and never change their meaning; `mm
 them.
 """
 
+from mmspec.invariant import REGISTRY
 from mmspec.invariants.hugetlb import (
     allocation,
     cost,
@@ -23,7 +24,29 @@ from mmspec.invariants.hugetlb import (
     vmas,
 )
 
+#: The areas, from what others rest on to what follows from it.
+AREAS = (
+    "HTLB-POOL",
+    "HTLB-RSV",
+    "HTLB-REG",
+    "HTLB-MAP",
+    "HTLB-VMA",
+    "HTLB-ALC",
+    "HTLB-INF",
+    "HTLB-FLT",
+    "HTLB-COW",
+    "HTLB-TRN",
+    "HTLB-QTA",
+    "HTLB-LCK",
+    "HTLB-ERR",
+    "HTLB-LIV",
+    "HTLB-OBS",
+    "HTLB-PRF",
+)
+REGISTRY.order(AREAS)
+
 __all__ = [
+    "AREAS",
     "allocation",
     "cost",
     "cow",

@@ -46,12 +46,16 @@ def copy_begins_with_the_entry_checked(op: Operation) -> Truth:
 
 @postcondition("HTLB-COW-002", on=COW, source=gibson("H-cow"), fields=(*PTE, *COUNT), interfaces=("MemoryManager",))
 def sole_user_writes_in_place(op: Operation, result: Any) -> Truth:
-    """If the old page has exactly one reference, the entry MUST be made writable in place, without allocation, copy or
-    change of any counter.
+    """The entry MUST be made writable in place, without allocation, copy or change of any counter, exactly if the old page
+    has one reference.
+
+    A page with one mapping that is in the page cache as well belongs to the file.
     """
     return implies(
         op.did("sole_user"),
-        lambda: result is VM_FAULT_MINOR and op.did("pte_mkwrite") and not op.did("copy") and not own_counters(op),
+        lambda: all(e.count == 1 for e in op.all("sole_user"))
+        and result is VM_FAULT_MINOR
+        and op.did("pte_mkwrite") and not op.did("copy") and not own_counters(op),
     )
 
 

@@ -140,11 +140,13 @@ def size_of_a_cached_page_is_tested_locked(op: Operation) -> Truth:
     """For a page found in the cache, the size MUST be tested with that page locked."""
     found = None
     checks = []
-    for event in op.all("cache_lookup", "size_test"):
+    for event in op.all("cache_lookup", "size_test", "pte_check"):
         if event.kind == "cache_lookup":
             found = event.page
         elif found is not None:
-            checks.append(event.holds("page_lock", found))
+            # The next thing after the lookup is the test, and not yet the entry.
+            checks.append(event.kind == "size_test" and event.holds("page_lock", found))
+            found = None
     return every(checks)
 
 
@@ -321,7 +323,7 @@ def repeated_access_looks_again(op: Operation) -> Truth:
         for fault in faults[1:]
     ]
     return every(
-        kinds[:1] == ["pte_read"] and kinds[1:3] in ([], ["cache_lookup", "size_test"], ["availability_test"])
+        kinds[:1] == ["pte_read"] and set(kinds[1:3]) in (set(), {"cache_lookup", "size_test"}, {"availability_test"})
         for kinds in orders
     )
 
@@ -359,7 +361,7 @@ def failure_was_true_at_some_instant(op: Operation, result: Any) -> Truth:
     # A copy finds its slot filled, with the page that it is to replace.
     allocations = [c for c in op.calls("alloc_huge_page") if c.parent is not None and c.parent.name == op.name]
     return implies(
-        result is VM_FAULT_OOM and allocations,
+        result is VM_FAULT_OOM and allocations and not op.did("anon_vma_failed"),
         lambda: not allocations[-1].get("slot_filled") and not is_page(allocations[-1].result),
     )
 

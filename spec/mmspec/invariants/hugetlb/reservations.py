@@ -173,7 +173,7 @@ def promised_page_is_delivered(run: Run) -> Truth:
     return implies(
         faults and not truncated,
         lambda: not run.stuck
-        and all(op.result is not VM_FAULT_OOM for op in faults if op.did("availability_test")),
+        and all(op.result is not VM_FAULT_OOM for op in faults if op.did("availability_test") and not op.did("anon_vma_failed")),
     )
 
 
@@ -336,7 +336,7 @@ def reserved_fault_is_not_out_of_memory(op: Operation, old: Any, new: Any, resul
     want of a huge page.
     """
     return implies(
-        old.reserved and new.promised and op.did("availability_test"), lambda: result is not VM_FAULT_OOM
+        old.reserved and new.promised and op.did("availability_test") and not op.did("anon_vma_failed"), lambda: result is not VM_FAULT_OOM
     )
 
 
@@ -498,7 +498,7 @@ def lost_race_robs_nobody(run: Run) -> Truth:
     return implies(
         returned,
         lambda: all(
-            op.result is not VM_FAULT_OOM or not op.did("availability_test")
+            op.result is not VM_FAULT_OOM or not op.did("availability_test") or op.did("anon_vma_failed")
             for op in run.operations("hugetlb_fault")
             if op.get("reserved_at_entry")
         ),

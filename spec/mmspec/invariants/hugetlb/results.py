@@ -67,7 +67,7 @@ def error_names_its_cause(op: Operation, result: Any) -> Truth:
         )
     return implies(
         result is VM_FAULT_OOM,
-        lambda: op.did("pte_alloc_failed")
+        lambda: op.did("pte_alloc_failed", "anon_vma_failed")
         or any(c.result < 0 for c in op.calls("vma_needs_reservation"))
         or any(c.result == NO_PAGE for c in op.calls("alloc_huge_page")),
     )

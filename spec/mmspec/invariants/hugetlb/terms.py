@@ -95,10 +95,13 @@ def own_effects(op: Operation) -> dict[tuple[str, str], tuple[Any, Any]]:
     Objects that the operation has freed again do not count, nor do placeholders in region lists.
     """
     freed = {e.obj.name for e in op.all("free")}
+    # Among several threads, which page is the surplus one is a matter of who comes first.
+    moving = () if op.alone else ("nr_huge_pages", "free_huge_pages", "surplus_huge_pages")
     return {
         (obj, field): change
         for (obj, field), change in op.net().items()
         if (field in VISIBLE or field.startswith(("pages[", "ptes[")) or field == "regions")
+        and field not in moving
         and obj.removeprefix("freed ") not in freed
         and not (field.startswith("ptes[") and _same_page(*change))
     }

@@ -1,0 +1,72 @@
+"""Real bugs as mutants: the reference with one mistake each, and the run that shows how soon it is found.
+
+A mutant is a small edit of the reference's source. It is applied while the module is imported, in a process of its
+own; nothing on disk changes.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from mmspec.errors import UsageError
+from mmconformance.bugs.mutant import Edit, Mutant
+from mmconformance.bugs.stories import ALL
+
+MUTANTS: dict[str, Mutant] = {mutant.id: mutant for mutant in ALL}
+
+#: Seconds after which a mutant's run is given up.
+TIME_LIMIT = 120
+
+
+class MutantResult(msgspec.Struct):
+    """How a mutant fared. `status` is "killed", "survived" or "crashed" (the run ended in an error of the suite)."""
+
+    id: str
+    status: str
+    killed_by: str
+    executions: int
+    seconds: float
+    note: str = ""
+
+
+def mutant(id_: str) -> Mutant:
+    """The mutant of that id.
+
+    :raises UsageError: if there is none.
+    """
+    if id_ not in MUTANTS:
+        raise UsageError(f"no mutant has the id {id_!r}; `mmspec bugs --list` shows all")
+    return MUTANTS[id_]
+
+
+def run_mutants(ids: Iterable[str], progress: Callable[[MutantResult], None] | None = None) -> list[MutantResult]:
+    """Run each mutant in a process of its own, two at a time; results in the order of `ids`."""
+    chosen = [mutant(id_).id for id_ in ids]
+    results: list[MutantResult] = []
+    with ThreadPoolExecutor(2) as pool:
+        for result in pool.map(_run, chosen):
+            results.append(result)
+            if progress is not None:
+                progress(result)
+    return results
+
+
+def _run(id_: str) -> MutantResult:
+    command = [sys.executable, "-m", "mmconformance.bugs.worker", id_]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
+    except subprocess.TimeoutExpired:
+        return MutantResult(id_, "survived", "", 0, TIME_LIMIT, "the time limit ran out")
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        return MutantResult(id_, "crashed", "", 0, 0.0, last)
+    return msgspec.convert(json.loads(done.stdout.splitlines()[-1]), MutantResult)
+
+
+__all__ = ["MUTANTS", "Edit", "Mutant", "MutantResult", "mutant", "run_mutants"]
