@@ -113,7 +113,7 @@ ALL = (
         "hugetlb: fix prio_tree unit (2006); hugetlbfs: fix bugs in hugetlb_vmtruncate_list (2016)",
         (Edit("mm.truncate", "vma.address(max(vma.lo, size)), vma.vm_end)",
               "min(vma.vm_end, vma.vm_start + size * vma.huge_page_size), vma.vm_end)"),),
-        ("HTLB-TRN-002",),
+        ("HTLB-TRN-002", "HTLB-FLT-013"),
     ),
     Mutant(
         "C-21", "child gets zeros after losing its page",
@@ -130,7 +130,7 @@ ALL = (
         (Edit("mm.fault", "    if charge:\n        await hugetlb_put_quota(vma.vm_file.sb, charge, in_flight=True, "
               "news=error != -errno.EAGAIN)",
               "    await hugetlb_put_quota(vma.vm_file.sb, 1, in_flight=True, news=error != -errno.EAGAIN)"),),
-        ("HTLB-QTA-002",),
+        ("HTLB-QTA-002", "HTLB-QTA-005"),
     ),
     Mutant(
         "C-29", "failed accounting keeps surplus pages",
@@ -244,7 +244,7 @@ ALL = (
         "Between the estimate and the commit of a shared reservation a fault had covered an offset; the request paid "
         "for it all the same.",
         "mm/hugetlb: handle races in alloc_huge_page and hugetlb_reserve_pages (2015)",
-        (Edit("mm.mmap", "    if added < charge:\n", "    if False:\n"),),
+        (Edit("mm.mmap", "    if added < charge:\n", "    if added > charge:\n"),),
         ("HTLB-RSV-024", "HTLB-REG-024"),
     ),
     Mutant(

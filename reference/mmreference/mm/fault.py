@@ -16,7 +16,7 @@ from mmspec.invariants.hugetlb.views import fault_view
 from mmspec.trace import emit, note
 from mmreference.kernel.locks import might_sleep
 from mmreference.kernel.scheduler import Pause, may_fail
-from mmreference.mm.file import add_to_page_cache, find_lock_page, i_size_read
+from mmreference.mm.file import Inode, add_to_page_cache, find_lock_page, i_size_read
 from mmreference.mm.page import Page, get_page, put_page
 from mmreference.mm.pagetable import (
     huge_ptep_clear_flush,
@@ -28,7 +28,14 @@ from mmreference.mm.pagetable import (
     set_huge_pte_at,
     set_huge_ptep_writable,
 )
-from mmreference.mm.pool import alloc_huge_page, fault_result, keep_huge_page, sample_generation
+from mmreference.mm.pool import (
+    alloc_huge_page,
+    fault_result,
+    hugetlb_acct_memory,
+    keep_huge_page,
+    sample_generation,
+)
+from mmreference.mm.region import covered
 from mmreference.mm.quota import hugetlb_get_quota, hugetlb_put_quota
 from mmreference.mm.resv_map import (
     HPAGE_RESV_OWNER,
@@ -135,16 +142,31 @@ async def hugetlb_no_page(mm: Mm, vma: Vma, vpn: int, idx: int, write: bool, see
                 return VM_FAULT_OOM
             await new.lock.lock()
             return await _map_page(mm, vma, vpn, idx, new, write, charge, seen_gen, new=True)
-        error = await add_to_page_cache(new, inode, idx)
+        error, superseded = await _insert_page(new, inode, idx)
         if error == 0:
             # Settled with the page still locked, so that truncation never meets a page in flight.
             await keep_huge_page(new, vma, idx)
+            if superseded:
+                await hugetlb_acct_memory(vma.pool, -1)
+                await hugetlb_put_quota(inode.sb, 1)
             return await _map_page(mm, vma, vpn, idx, new, write, charge, seen_gen, new=False)
         emit("insert_failed", inode=inode, idx=idx, error=error)
         await put_page(new)
         if error != -errno.EEXIST:
             return VM_FAULT_SIGBUS
         seen_gen = await sample_generation(vma.pool)
+
+
+async def _insert_page(page: Page, inode: Inode, idx: int) -> tuple[int, bool]:
+    """Make the page the file's; whether that makes a reservation idle, made since the page was allocated without."""
+    if page.drawn_from is not None:
+        return await add_to_page_cache(page, inode, idx), False
+    async with inode.resv_map.lock:
+        error = await add_to_page_cache(page, inode, idx)
+        superseded = error == 0 and covered(inode.resv_map.regions, idx)
+        if superseded:
+            inode.system.pool.books.withdraw(1)
+    return error, superseded
 
 
 async def _new_page(vma: Vma, idx: int, charge: int, seen_gen: int) -> Page | VmFault:

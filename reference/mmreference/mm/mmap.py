@@ -11,6 +11,7 @@ from mmreference.kernel.scheduler import may_fail
 from mmreference.mm.file import Inode
 from mmreference.mm.pagetable import flush_tlb_page, huge_page_number, huge_ptep_set_wrprotect, unmap_hugepage_range
 from mmreference.mm.pool import hugetlb_acct_memory
+from mmreference.mm.region import covered
 from mmreference.mm.quota import hugetlb_get_quota, hugetlb_put_quota
 from mmreference.mm.resv_map import (
     HPAGE_RESV_OWNER,
@@ -63,10 +64,12 @@ async def _reserve_for_file(inode: Inode, frm: int, to: int) -> int:
         inode.resv_map.forget_preparations()
         return error
     async with inode.resv_map.lock:
-        added = map_region_add(inode.resv_map, frm, to)
+        filled = sum(1 for idx in range(frm, to) if idx in inode.pages and not covered(inode.resv_map.regions, idx))
+        added = map_region_add(inode.resv_map, frm, to) - filled
         inode.system.pool.books.enter(inode, added)
+        note(filled=filled)
     if added < charge:
-        # A fault without reservation has covered an offset since we counted; that one needs no promise.
+        # A fault without reservation has covered an offset since we counted, or is about to; it needs no promise.
         note(charge=added)
         await hugetlb_acct_memory(inode.system.pool, added - charge)
         await hugetlb_put_quota(inode.sb, charge - added)

@@ -20,8 +20,8 @@ LOCK_ORDER: Final = (
     "page_lock",
     "i_mmap_lock",
     "page_table_lock",
-    "tree_lock",
     "resv_map.lock",
+    "tree_lock",
     "hugetlb_lock",
     "stat_lock",
 )

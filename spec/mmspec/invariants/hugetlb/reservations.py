@@ -358,12 +358,12 @@ def nobody_takes_a_promised_page(section: Section) -> Truth:
 )
 def shared_offsets_are_charged_once(op: Operation, result: int) -> Truth:
     """Overlapping shared mappings of one file MUST reserve each offset once: the charge is the number of offsets that
-    the request has added to the file's map.
+    the request has added to the file's map, less those whose page is there already.
     """
     vma = op.vma
     return implies(
         result == 0 and (vma is None or mapped_shared(vma)) and op.did("prepare"),
-        lambda: op.delta("resv_huge_pages") == region_growth(op, op.inode.resv_map),
+        lambda: op.delta("resv_huge_pages") == region_growth(op, op.inode.resv_map) - op.get("filled", 0),
     )
 
 
