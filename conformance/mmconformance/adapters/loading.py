@@ -1,0 +1,221 @@
+"""Finding the implementation that is to be tested, and keeping it from taking the suite down."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from typing import Any
+
+import attrs
+
+from mmspec.errors import ImplementationFailure, NotObservable, UsageError, Violation
+from mmspec.interfaces import INTERFACES
+
+#: Seconds that one call of an implementation may take.
+CALL_LIMIT = float(os.environ.get("MMSPEC_CALL_LIMIT", "5"))
+
+
+@attrs.define
+class Target:
+    """What is tested: a name for reports, its interface, and how to make a fresh instance for a profile."""
+
+    name: str
+    interface: str
+    kind: str
+    """"reference", "class", "exec" or "kernel"."""
+    make: Callable[[str, str], Any]
+
+
+def load_target(name: str | None, interface: str | None = None) -> Target:
+    """The implementation of that name.
+
+    None is the reference, `kernel` the running kernel, `exec:...` a program, `package.module:attribute` a class, and
+    anything else the name of an installed entry point in the group `mmspec.implementations`.
+
+    :raises UsageError: if there is no such thing, or it lacks methods.
+    """
+    if interface is not None and interface not in INTERFACES:
+        raise UsageError(f"no interface is called {interface!r}; known are {', '.join(INTERFACES)}")
+    if name is None:
+        return _reference(interface or "MemoryManager")
+    if name == "kernel":
+        return _kernel()
+    if name.startswith("exec:"):
+        from mmconformance.adapters.subprocess import exec_target
+
+        return exec_target(name, interface)
+    if ":" not in name:
+        name = _entry_point(name)
+    if name == "mmreference.manager:ReferenceMemoryManager":
+        return _reference("MemoryManager")
+    return _python(name, interface)
+
+
+def _reference(interface: str) -> Target:
+    from mmreference.manager import ReferenceMemoryManager, ReferenceReservationMap
+
+    if interface == "ReservationMap":
+        return Target("reference-regions", interface, "class", lambda arch, variant: ReferenceReservationMap())
+    return Target("reference", interface, "reference", ReferenceMemoryManager)
+
+
+def _kernel() -> Target:
+    from mmconformance.adapters import kernel
+
+    reason = kernel.available()
+    if reason is not None:
+        raise UsageError(f"the running kernel cannot be tested: {reason}")
+    return Target("kernel", "MemoryManager", "kernel", lambda arch, variant: kernel.RunningKernel())
+
+
+def _entry_point(name: str) -> str:
+    found = [e for e in entry_points(group="mmspec.implementations") if e.name == name]
+    if not found:
+        known = ", ".join(e.name for e in entry_points(group="mmspec.implementations")) or "none"
+        raise UsageError(
+            f"{name!r} is no package.module:attribute, no exec:PROGRAM and no installed implementation (installed: {known})"
+        )
+    return found[0].value
+
+
+def _python(name: str, interface: str | None) -> Target:
+    module_name, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and module_name.split(".")[0] == error.name.split(".")[0]:
+            raise UsageError(f"there is no module {module_name!r}; is it installed, or in the current directory?") from None
+        raise UsageError(f"{module_name} cannot be imported: it needs {error.name}, which is not installed") from None
+    except Exception as error:
+        raise UsageError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from None
+    factory = getattr(module, attribute, None)
+    if factory is None:
+        raise UsageError(f"module {module_name} has no {attribute or 'attribute (write package.module:attribute)'}")
+    chosen = interface or _guess(factory, name)
+    _require_methods(factory, chosen, name)
+    return Target(name, chosen, "class", lambda arch, variant: guarded(_instance(factory, name), chosen))
+
+
+def _guess(factory: Any, name: str) -> str:
+    for known, cls in INTERFACES.items():
+        if inspect.isclass(factory) and issubclass(factory, cls):
+            return known
+    scores = {k: sum(hasattr(factory, m) for m in abstract_names(k)) for k in INTERFACES}
+    best = max(scores, key=lambda k: scores[k] / len(abstract_names(k)))
+    if not scores[best]:
+        raise UsageError(f"{name} has none of the methods of {' or '.join(INTERFACES)}; see --interface")
+    return best
+
+
+def abstract_names(interface: str) -> list[str]:
+    """The methods and properties that an implementation must have."""
+    return sorted(INTERFACES[interface].__abstractmethods__)
+
+
+def _require_methods(factory: Any, interface: str, name: str) -> None:
+    if not inspect.isclass(factory):
+        return
+    missing = [m for m in abstract_names(interface) if not hasattr(factory, m)]
+    missing += [m for m in getattr(factory, "__abstractmethods__", ()) if m not in missing]
+    if missing and not (missing == ["regions"] and "regions" in getattr(factory, "__annotations__", {})):
+        # An attribute that only __init__ sets cannot be seen on the class; those are looked for on the instance.
+        missing = [m for m in missing if m != "regions" and m != "huge_page_bytes"]
+    if missing:
+        raise UsageError(f"{name} lacks {', '.join(missing)}, which {interface} needs")
+
+
+def _instance(factory: Any, name: str) -> Any:
+    try:
+        with time_limit(f"making {name}"):
+            return factory() if callable(factory) else factory
+    except ImplementationFailure:
+        raise
+    except Exception as error:
+        raise ImplementationFailure(f"{name}() raised {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def time_limit(what: str) -> Iterator[None]:
+    """Interrupt whatever runs longer than :data:`CALL_LIMIT`; works in the main thread of a process."""
+
+    def late(signum: int, frame: object) -> None:
+        raise ImplementationFailure(f"{what} did not return within {CALL_LIMIT:g} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, CALL_LIMIT)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def guarded(instance: Any, interface: str) -> Any:
+    """The instance behind the interface: contracts are evaluated, exceptions and endless calls reported as failures.
+
+    The contracts sit on the interface's methods; a plain class gets them by this delegation, one that inherits them
+    has them twice over, which does no harm but counts double.
+    """
+    base = INTERFACES[interface]
+    names = [n for n in dir(base) if not n.startswith("_")]
+    body: dict[str, Any] = {"__init__": lambda self: setattr(self, "_subject", instance), "__slots__": ("_subject",)}
+    for name in names:
+        original = inspect.getattr_static(base, name)
+        if isinstance(original, property):
+            body[name] = property(_getter(name, original.fget))
+        elif callable(original):
+            body[name] = _caller(name, original)
+        elif hasattr(instance, name):
+            body[name] = getattr(instance, name)
+    cls = type(f"Guarded{interface}", (base,), body)
+    return cls()
+
+
+def _subject(self: Any) -> Any:
+    return object.__getattribute__(self, "_subject")
+
+
+def _getter(name: str, original: Any) -> Callable[[Any], Any]:
+    def get(self: Any) -> Any:
+        return _protected(name, lambda: getattr(_subject(self), name))
+
+    get.__doc__ = getattr(original, "__doc__", None)
+    return get
+
+
+def _caller(name: str, original: Any) -> Callable[..., Any]:
+    parameters = list(inspect.signature(original).parameters.values())[1:]
+    plain = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    keyword = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    # icontract finds arguments by name, so the delegate has to have the interface's own signature.
+    head = ", ".join([*plain, *(["*"] if keyword else []), *(f"{p.name}={p.default!r}" for p in keyword)])
+    pass_on = ", ".join([*plain, *(f"{p.name}={p.name}" for p in keyword)])
+    scope: dict[str, Any] = {"protected": _protected, "subject": _subject}
+    comma = ", " if head else ""
+    exec(
+        f"def {name}(self{comma}{head}):\n"
+        f"    return protected({name!r}, lambda: subject(self).{name}({pass_on}))\n",
+        scope,
+    )
+    method: Callable[..., Any] = scope[name]
+    return method
+
+
+def _protected(name: str, call: Callable[[], Any]) -> Any:
+    try:
+        with time_limit(f"{name}()"):
+            return call()
+    except (ImplementationFailure, Violation, NotObservable, KeyboardInterrupt):
+        raise
+    except AttributeError as error:
+        raise ImplementationFailure(f"{name} is missing or broken: {error}") from error
+    except Exception as error:
+        raise ImplementationFailure(f"{name}() raised {type(error).__name__}: {error}") from error

@@ -1,0 +1,266 @@
+"""The command `mmspec`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import msgspec
+import typer
+
+from mmspec.errors import ImplementationFailure, UsageError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+DOCUMENTATION = "https://mmspec.readthedocs.io/invariants.html"
+
+Json = Annotated[Optional[Path], typer.Option("--json", help="Write the result to this file as JSON.")]
+Arch = Annotated[str, typer.Option(help="Architecture profile, several with commas, or `all`.")]
+Variant = Annotated[str, typer.Option(help="Locking variant: instantiation_mutex, tentative, or `all`.")]
+Budget = Annotated[Optional[float], typer.Option(min=0.1, help="Seconds.")]
+
+
+def say(line: str) -> None:
+    """Progress goes to standard error, so that standard output is the result alone."""
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False).print(line, markup=False, soft_wrap=True)
+
+
+def variants_of(selection: str) -> list[str]:
+    """The variants that an option names."""
+    from mmspec.invariant import VARIANTS
+
+    if selection == "all":
+        return list(VARIANTS)
+    if selection not in VARIANTS:
+        raise UsageError(f"no locking variant is called {selection!r}; known are {', '.join(VARIANTS)}")
+    return [selection]
+
+
+def writable(path: Path | None) -> Path | None:
+    """Make sure before the work that the result can be written."""
+    if path is not None:
+        if path.is_dir() or not path.resolve().parent.is_dir():
+            raise UsageError(f"{path} cannot be written: it is a directory, or its directory does not exist")
+        try:
+            probe = path.with_name(path.name + ".part")
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+    return path
+
+
+def write(path: Path | None, text: str) -> None:
+    """Write a result whole or not at all."""
+    if path is not None:
+        part = path.with_name(path.name + ".part")
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+
+
+def dump(document: Any) -> str:
+    """A document as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
+
+
+@app.command()
+def check(
+    implementation: Annotated[Optional[str], typer.Argument(help="package.module:attribute, exec:PROGRAM, kernel, or nothing for the reference.")] = None,
+    interface: Annotated[Optional[str], typer.Option(help="ReservationMap or MemoryManager.")] = None,
+    arch: Arch = "all",
+    variant: Variant = "all",
+    engine: Annotated[str, typer.Option(help="sampled, exhaustive or all.")] = "all",
+    budget: Budget = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same run.")] = 0,
+    json: Json = None,
+    junit: Annotated[Optional[Path], typer.Option(help="Write JUnit XML to this file.")] = None,
+) -> None:
+    """Judge an implementation by every invariant, on every profile."""
+    from mmspec.arch import architectures
+    from mmspec.contracts import ENABLED
+
+    if not ENABLED:
+        raise UsageError("MMSPEC_CONTRACTS=off leaves nothing to check; unset it")
+    if engine not in ("sampled", "exhaustive", "all"):
+        raise UsageError(f"no engine is called {engine!r}; known are sampled, exhaustive and all")
+    writable(json)
+    writable(junit)
+    from mmconformance.adapters.loading import load_target
+    from mmconformance.check import check as run
+    from mmconformance.report import junit_xml, terminal
+
+    archs = [a.name for a in architectures(arch)]
+    target = load_target(implementation, interface)
+    if target.kind == "kernel":
+        archs = archs[:1]
+    report = run(
+        target, archs=archs, variants=variants_of(variant), engine=engine, budget=budget, seed=seed, progress=say
+    )
+    write(json, dump(report.document()))
+    write(junit, junit_xml(report))
+    terminal(report)
+    raise typer.Exit(report.exit_status)
+
+
+@app.command("list")
+def list_(
+    area: Annotated[Optional[str], typer.Option(help="Only this area, such as HTLB-RSV.")] = None,
+    kind: Annotated[Optional[str], typer.Option(help="Only this kind, such as `lock rule`.")] = None,
+) -> None:
+    """List the invariants."""
+    registry = load_registry()
+    chosen = [
+        i for i in registry if (area is None or i.area == area.upper()) and (kind is None or i.kind.value == kind.lower())
+    ]
+    if not chosen:
+        areas = ", ".join(dict.fromkeys(i.area for i in registry))
+        raise UsageError(f"no invariant has that area and kind; areas are {areas}")
+    for invariant in chosen:
+        print(f"{invariant.id}  {invariant.sentence}")
+
+
+def load_registry() -> Any:
+    """The registry, filled."""
+    import mmspec.invariants  # noqa: F401
+    from mmspec.invariant import REGISTRY
+
+    return REGISTRY
+
+
+@app.command()
+def show(id_: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+    """Show all that is known of an invariant, with the predicate that is executed."""
+    from mmconformance.report import show_invariant
+
+    print(show_invariant(load_registry()[id_]))
+
+
+@app.command()
+def cite(id_: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+    """Print an invariant as plain text for a mail."""
+    from mmconformance.report import cite_invariant
+
+    print(cite_invariant(load_registry()[id_], f"{DOCUMENTATION}#{id_}"))
+
+
+@app.command()
+def explore(
+    scenario: Annotated[Optional[str], typer.Argument()] = None,
+    list_all: Annotated[bool, typer.Option("--list", help="List the scenarios.")] = False,
+    arch: Annotated[str, typer.Option()] = "x86_64",
+    variant: Variant = "tentative",
+    plain: Annotated[bool, typer.Option(help="Without reduction: every interleaving.")] = False,
+    budget: Budget = None,
+    failures: Annotated[Optional[int], typer.Option(min=0, help="How many allocations may fail in one run.")] = None,
+    json: Json = None,
+) -> None:
+    """Run a scenario under every schedule, up to equivalence."""
+    from mmspec.arch import architecture
+    from mmspec.invariant import Judge, judging
+    from mmconformance.engines.exhaustive import explore as run
+    from mmconformance.report import exploration_document, print_exploration
+    from mmconformance.scenarios import SCENARIOS, program
+    from mmconformance.scenarios import scenario as find
+
+    if list_all or scenario is None:
+        for known in SCENARIOS.values():
+            print(f"{known.name}: {known.description}")
+        return
+    writable(json)
+    chosen = find(scenario)
+    profile = architecture(arch).name
+    broken = False
+    documents = []
+    for name in variants_of(variant):
+        with judging(Judge.of(profile, name)):
+            found = run(
+                program(scenario, profile, name),
+                reduction=not plain,
+                budget_seconds=budget,
+                failures=chosen.failures if failures is None else failures,
+                progress=lambda e: say(f"{e.scenario}: {e.executions} executions"),
+            )
+        print_exploration(found, profile, name)
+        documents.append(exploration_document(found, profile, name))
+        broken |= bool(found.violations)
+    write(json, dump(documents[0] if len(documents) == 1 else documents))
+    raise typer.Exit(1 if broken else 0)
+
+
+@app.command()
+def replay(file: Annotated[Path, typer.Argument()]) -> None:
+    """Run a recorded run again, step by step."""
+    from mmconformance.replaying import replay as run
+    from mmconformance.report import print_execution
+
+    execution = run(file)
+    print_execution(execution)
+    raise typer.Exit(1 if execution.violation is not None else 0)
+
+
+@app.command()
+def bugs(
+    id_: Annotated[Optional[str], typer.Argument(metavar="ID")] = None,
+    list_all: Annotated[bool, typer.Option("--list", help="List the mutants with their stories.")] = False,
+    json: Json = None,
+) -> None:
+    """Run the mutants: the reference with one real bug each."""
+    from mmconformance.bugs import MUTANTS, mutant, run_mutants
+
+    if list_all:
+        for known in MUTANTS.values():
+            print(f"{known.id}: {known.name}\n    {known.story}\n    {known.citation}")
+        return
+    writable(json)
+    ids = [mutant(id_).id] if id_ is not None else list(MUTANTS)
+    results = run_mutants(
+        ids,
+        lambda r: print(f"{r.id}: {r.status} {r.killed_by}  ({r.executions} runs, {r.seconds:.1f} s) {r.note}", flush=True),
+    )
+    write(json, dump([{k: v for k, v in msgspec.to_builtins(r).items() if k != "note"} for r in results]))
+    astray = [r.id for r in results if r.status != "killed" or r.killed_by not in MUTANTS[r.id].expects]
+    if astray:
+        print(f"not killed by an invariant that describes them: {', '.join(astray)}")
+    raise typer.Exit(1 if astray else 0)
+
+
+@app.command()
+def schema(name: Annotated[str, typer.Argument(help="check, explore or bugs")]) -> None:
+    """Print the JSON schema of an output."""
+    from mmconformance.report import SCHEMAS
+
+    if name not in SCHEMAS:
+        raise UsageError(f"no output is called {name!r}; known are {', '.join(SCHEMAS)}")
+    print(dump(msgspec.json.schema(SCHEMAS[name])), end="")
+
+
+def main() -> None:
+    """Entry point; gives every error its line and its exit status."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except UsageError as error:
+        fail(str(error), 2)
+    except ImplementationFailure as error:
+        fail(f"the implementation failed: {error}", 3)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+    except Exception as error:
+        usage = getattr(error, "format_message", None)
+        if usage is None:
+            raise
+        fail(usage(), 2)
+
+
+def fail(line: str, status: int) -> None:
+    """One clear line, and the exit status."""
+    print(f"mmspec: {line}", file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
