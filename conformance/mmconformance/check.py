@@ -187,6 +187,11 @@ def _run_job(job: Job) -> tuple[str, Any]:
         done = _Profile(job).run()
     except ImplementationFailure as failure:
         return ("failure", str(failure))
+    except Exception as error:
+        if job.target.kind == "reference":
+            raise
+        # What a foreign implementation returns can be of a kind that no predicate is prepared for.
+        return ("failure", f"{job.target.name} cannot be judged: {type(error).__name__}: {error}")
     return ("done", (done.profile, msgspec.json.encode(done.results), done.operations, done.cut_short))
 
 

@@ -51,7 +51,7 @@ class _Condition:
         self.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in sorted(wanted)])
         self.__name__ = "+".join(i.id for i in invariants)
 
-    def __call__(self, **values: Any) -> bool:
+    def __call__(self, /, **values: Any) -> bool:
         recorder = Recorder.active
         operation = recorder.current.op if recorder is not None else None
         if operation is not None and "result" in values:

@@ -23,6 +23,9 @@ class ReservationMap(icontract.DBC):
     All offsets are in huge pages, from 0 up to 2**63 - 1; ranges are half open, `[f, t)`.
     """
 
+    def __init__(self) -> None:
+        """An empty map. (Without this, the state invariants would be evaluated before a subclass has its fields.)"""
+
     @property
     @abstractmethod
     def regions(self) -> Sequence[tuple[int, int]]:

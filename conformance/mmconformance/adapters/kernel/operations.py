@@ -84,7 +84,8 @@ def _value(node: ast.expr) -> Value:
         return node.value
     pages = 0
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add) and isinstance(node.right, ast.Constant):
-        node, pages = node.left, int(node.right.value)  # type: ignore[arg-type]
+        pages = int(str(node.right.value))
+        node = node.left
     match = _SYMBOL.match(node.id) if isinstance(node, ast.Name) else None
     if match is None:
         raise ValueError(ast.unparse(node))
