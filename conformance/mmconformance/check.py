@@ -26,7 +26,7 @@ from mmconformance.engines.lanes import text_lanes
 from mmconformance.engines.sampled import Sampled, run_machine, run_plans
 from mmconformance.machines.memory_manager import MemoryManagerMachine
 from mmconformance.machines.reservation_map import ReservationMapMachine
-from mmconformance.replaying import replay_command
+from mmconformance.replaying import keep_steps, replay_command
 from mmconformance.scenarios import DRILLS, SCENARIOS, drill, program
 from mmconformance.scenarios.drills import ClearLast
 from mmconformance.smoke import smoke
@@ -309,9 +309,10 @@ class _Profile:
             return self._keep_execution(found.execution, {"plan": attrs.asdict(found.plan)})
         failure = self._failure(found.violation)
         failure.run = found.run
-        failure.replay_command = (
-            f"mmspec check {self.job.target.name} --arch {self.job.arch} --engine sampled --seed {self.job.seed}"
-        )
+        if failure.id not in self.failures:
+            failure.replay_command = keep_steps(
+                self.job.arch, self.job.variant, self.job.target.name, self.job.target.interface, found.steps, failure.id
+            )
         return self._keep(failure)
 
     def _keep_execution(self, execution: Execution, source: dict[str, Any]) -> bool:

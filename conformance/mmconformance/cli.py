@@ -154,7 +154,7 @@ def explore(
     variant: Variant = "tentative",
     plain: Annotated[bool, typer.Option(help="Without reduction: every interleaving.")] = False,
     budget: Budget = None,
-    failures: Annotated[Optional[int], typer.Option(min=0, help="How many allocations may fail in one run.")] = None,
+    failures: Annotated[int, typer.Option(min=0, help="How many allocations may fail in one run.")] = 0,
     json: Json = None,
 ) -> None:
     """Run a scenario under every schedule, up to equivalence."""
@@ -170,7 +170,7 @@ def explore(
             print(f"{known.name}: {known.description}")
         return
     writable(json)
-    chosen = find(scenario)
+    find(scenario)
     profile = architecture(arch).name
     broken = False
     documents = []
@@ -180,7 +180,7 @@ def explore(
                 program(scenario, profile, name),
                 reduction=not plain,
                 budget_seconds=budget,
-                failures=chosen.failures if failures is None else failures,
+                failures=failures,
                 progress=lambda e: say(f"{e.scenario}: {e.executions} executions"),
             )
         print_exploration(found, profile, name)
@@ -196,9 +196,14 @@ def replay(file: Annotated[Path, typer.Argument()]) -> None:
     from mmconformance.replaying import replay as run
     from mmconformance.report import print_execution
 
-    execution = run(file)
-    print_execution(execution)
-    raise typer.Exit(1 if execution.violation is not None else 0)
+    done = run(file)
+    if isinstance(done, tuple):
+        log, violation = done
+        print("\n".join(log))
+        print(violation if violation is not None else "no violation")
+        raise typer.Exit(1 if violation is not None else 0)
+    print_execution(done)
+    raise typer.Exit(1 if done.violation is not None else 0)
 
 
 @app.command()

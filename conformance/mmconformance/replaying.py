@@ -6,12 +6,18 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mmspec.errors import UsageError
+from mmspec.errors import UsageError, Violation
 from mmspec.invariant import Judge, judging
+from mmspec.trace import Recorder
+from mmspec.trace import recording as recording_of
+from mmconformance.adapters.loading import load_target
 from mmconformance.engines.execution import Execution
 from mmconformance.engines.replay import Recording, load, save
 from mmconformance.engines.schedules import Drawn, Recorded
 from mmconformance.machines.concurrent import Call, Mapped, Plan
+from mmconformance.machines.memory_manager import MemoryManagerMachine
+from mmconformance.machines.reservation_map import ReservationMapMachine
+from mmconformance.machines.steps import Step, perform
 from mmconformance.scenarios import drill, program
 from mmconformance.scenarios.drills import ClearLast
 from mmconformance.scenarios.stage import performance
@@ -26,22 +32,61 @@ def replay_command(arch: str, variant: str, source: dict[str, Any], execution: E
     """Keep the run in a file; the command that replays exactly this run."""
     assert execution.violation is not None
     id_ = execution.violation.invariant.id
-    path = replay_directory() / f"{id_}-{arch}-{variant}.json"
+    return _keep(Recording(arch=arch, variant=variant, program=source, decisions=execution.decisions, violates=id_))
+
+
+def keep_steps(arch: str, variant: str, implementation: str, interface: str, steps: list[Step], id_: str) -> str:
+    """Keep the steps of a state machine in a file; the command that makes exactly these steps again."""
+    program = {"interface": interface, "steps": [[name, arguments] for name, arguments in steps]}
+    return _keep(
+        Recording(
+            arch=arch, variant=variant, program=program, violates=id_, implementation=implementation, kind="steps"
+        )
+    )
+
+
+def _keep(recording: Recording) -> str:
+    path = replay_directory() / f"{recording.violates}-{recording.arch}-{recording.variant}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save(path, Recording(arch=arch, variant=variant, program=source, decisions=execution.decisions, violates=id_))
+        save(path, recording)
     except OSError as error:
         return f"(the run could not be kept in {path}: {error.strerror})"
     return f"mmspec replay {path}"
 
 
-def replay(path: Path) -> Execution:
+def replay_steps(recording: Recording) -> tuple[list[str], Violation | None]:
+    """Make the recorded steps again: the calls, and the violation if there is one.
+
+    :raises UsageError: if the implementation cannot be loaded, or the steps are not those of its machine.
+    """
+    target = load_target(None if recording.implementation == "reference" else recording.implementation)
+    base = {"MemoryManager": MemoryManagerMachine, "ReservationMap": ReservationMapMachine}[target.interface]
+    judge = Judge.of(recording.arch, recording.variant) if target.kind == "reference" else Judge()
+
+    class Machine(base):  # type: ignore[valid-type, misc]
+        def subject(self) -> Any:
+            return target.make(recording.arch, recording.variant)
+
+    try:
+        steps = [(str(name), dict(arguments)) for name, arguments in recording.program["steps"]]
+        with judging(judge), recording_of(Recorder()):
+            machine = Machine()
+            violation = perform(machine, steps)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UsageError("the recording holds steps that this version does not know") from None
+    return machine.log, violation
+
+
+def replay(path: Path) -> Execution | tuple[list[str], Violation | None]:
     """Run a recorded run again.
 
     :raises UsageError: if the file is no recording, or of another version of the program.
     """
     recording = load(path)
     source = recording.program
+    if "steps" in source:
+        return replay_steps(recording)
     with judging(Judge.of(recording.arch, recording.variant)):
         if "scenario" in source:
             return program(source["scenario"], recording.arch, recording.variant)(Recorded(recording.decisions))

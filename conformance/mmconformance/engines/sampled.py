@@ -16,6 +16,7 @@ from mmconformance.engines.execution import Execution
 from mmconformance.engines.schedules import Drawn
 from mmconformance.hazards import violation_for
 from mmconformance.machines.concurrent import Plan, plans
+from mmconformance.machines.steps import Step, shortest
 from mmconformance.scenarios.stage import performance
 
 
@@ -26,6 +27,8 @@ class Sampled:
     operations: int = 0
     violation: Violation | None = None
     run: list[str] = attrs.field(factory=list)
+    steps: list[Step] = attrs.field(factory=list)
+    """The steps of the machine that made the run."""
     plan: Plan | None = None
     execution: Execution | None = None
 
@@ -66,20 +69,24 @@ def run_machine(
 
         def teardown(self) -> None:
             found.operations += self.operations
-            found.run = self.log
+            found.steps = self.steps
             super().teardown()
 
     with _recorded(record):
         try:
             test = seed(seed_)(Machine)
             run_state_machine_as_test(test, settings=sample_settings(examples))
-            found.run = []
+            found.steps = []
         except Violation as violation:
             found.violation = violation
         except Exception as error:
             found.violation = violation_for(error)
             if found.violation is None:
                 raise
+        if found.violation is not None:
+            steps = found.steps
+            found.steps, last = shortest(Machine, steps, found.violation.invariant.id)
+            found.run = last.log
     return found
 
 

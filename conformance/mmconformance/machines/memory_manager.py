@@ -20,6 +20,7 @@ from mmspec.invariants.hugetlb.terms import UNMAPPED, VM_MAYSHARE, VM_WRITE, map
 from mmspec.invariants.hugetlb.views import FaultView, VmaView
 from mmspec.state import PoolCounters, Setup
 from mmspec.trace import Event, Operation, Recorder
+from mmconformance.machines.steps import Step, recorded
 from mmconformance.machines.shadow import VM_NORESERVE, ShadowFile, ShadowVma, ShadowWorld
 
 PROCESSES = 3
@@ -82,10 +83,12 @@ class MemoryManagerMachine(RuleBasedStateMachine):
         self.pids: list[int] = []
         self.files: list[ShadowFile] = []
         self.operations = 0
+        self.steps: list[Step] = []
 
     # -- set-up and end --------------------------------------------------------------------------------------------------
 
     @initialize(pool=pools, quota=quotas)
+    @recorded
     def start(self, pool: int, quota: int | None) -> None:
         """A fresh machine with one process."""
         if "quota_free" not in self.mm.capabilities:
@@ -95,7 +98,7 @@ class MemoryManagerMachine(RuleBasedStateMachine):
         self.quota = quota
         self.counters = self._observe()
         self.world = ShadowWorld(self.mm.huge_page_bytes, self.counters)
-        self.spawn()
+        self._spawn()
 
     def teardown(self) -> None:
         """Everybody leaves; the pool must be as it was."""
@@ -138,15 +141,20 @@ class MemoryManagerMachine(RuleBasedStateMachine):
     # -- processes -------------------------------------------------------------------------------------------------------
 
     @rule()
+    @recorded
     def spawn(self) -> None:
         """A process with nothing mapped."""
         if len(self.pids) < PROCESSES:
-            pid = self.mm.spawn()
-            self.pids.append(pid)
-            self._after(f"p{pid} = spawn()")
+            self._spawn()
+
+    def _spawn(self) -> None:
+        pid = self.mm.spawn()
+        self.pids.append(pid)
+        self._after(f"p{pid} = spawn()")
 
     @precondition(lambda self: self.pids and len(self.pids) < PROCESSES)
     @rule(which=pick)
+    @recorded
     def fork(self, which: int) -> None:
         """A copy of a process."""
         parent = self.pids[which % len(self.pids)]
@@ -161,6 +169,7 @@ class MemoryManagerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.pids) > 1)
     @rule(which=pick)
+    @recorded
     def exit(self, which: int) -> None:
         """The end of a process."""
         self._exit(self.pids[which % len(self.pids)])
@@ -190,6 +199,7 @@ class MemoryManagerMachine(RuleBasedStateMachine):
     # -- mappings --------------------------------------------------------------------------------------------------------
 
     @rule(size=st.integers(0, 3))
+    @recorded
     def create_file(self, size: int) -> None:
         """A file with nothing in it."""
         if len([f for f in self.files if f.open]) < FILES:
@@ -200,6 +210,7 @@ class MemoryManagerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: any(f.open for f in self.files))
     @rule(which=pick)
+    @recorded
     def close_file(self, which: int) -> None:
         """Nobody can map the file any more."""
         files = [f for f in self.files if f.open]
@@ -217,6 +228,7 @@ class MemoryManagerMachine(RuleBasedStateMachine):
         which=pick, length=st.integers(1, 4), file=st.one_of(st.none(), pick), offset=st.integers(0, 2),
         shared=st.booleans(), noreserve=st.sampled_from([False, False, False, True]),
     )
+    @recorded
     def mmap(self, which: int, length: int, file: int | None, offset: int, shared: bool, noreserve: bool) -> None:
         """A mapping of a file, or anonymous."""
         pid = self.pids[which % len(self.pids)]
@@ -258,6 +270,7 @@ class MemoryManagerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.world.vmas)
     @rule(which=pick, first=st.integers(0, 3), length=st.integers(1, 4))
+    @recorded
     def munmap(self, which: int, first: int, length: int) -> None:
         """A mapping, or a part of it, goes."""
         vma = self.world.vmas[which % len(self.world.vmas)]
@@ -277,6 +290,7 @@ class MemoryManagerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.world.vmas)
     @rule(which=pick, page=st.integers(0, 3))
+    @recorded
     def read(self, which: int, page: int) -> None:
         """A load."""
         vma = self.world.vmas[which % len(self.world.vmas)]
@@ -287,6 +301,7 @@ class MemoryManagerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.world.vmas)
     @rule(which=pick, page=st.integers(0, 3), value=st.integers(1, 255))
+    @recorded
     def write(self, which: int, page: int, value: int) -> None:
         """A store."""
         vma = self.world.vmas[which % len(self.world.vmas)]
@@ -341,6 +356,7 @@ class MemoryManagerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: any(f.open for f in self.files))
     @rule(which=pick, size=st.integers(0, 4))
+    @recorded
     def truncate(self, which: int, size: int) -> None:
         """The file gets shorter or longer."""
         files = [f for f in self.files if f.open]
@@ -361,6 +377,7 @@ class MemoryManagerMachine(RuleBasedStateMachine):
         self._settle()
 
     @rule(count=st.integers(0, 6))
+    @recorded
     def set_nr_hugepages(self, count: int) -> None:
         """The pool is resized."""
         reached = self._call("set_nr_hugepages", count)

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from mmspec.errors import ImplementationFailure
 from mmspec.interfaces import ReservationMap
+from mmconformance.machines.steps import Step, recorded
 
 EDGE = 1 << 31
 """Where 32-bit arithmetic breaks; ranges lie near 0 or around here, so that regions meet."""
@@ -27,6 +28,7 @@ class ReservationMapMachine(RuleBasedStateMachine):
         self.map = self.subject()
         self.log: list[str] = []
         self.operations = 0
+        self.steps: list[Step] = []
         self.prepared: list[tuple[int, int]] = []
 
     def _say(self, line: str) -> None:
@@ -34,11 +36,13 @@ class ReservationMapMachine(RuleBasedStateMachine):
         self.operations += 1
 
     @rule(f=offsets, length=lengths)
+    @recorded
     def prepare(self, f: int, length: int) -> None:
         """region_chg alone, perhaps to be given up."""
         self._chg(f, f + length)
 
     @rule(f=offsets, length=lengths)
+    @recorded
     def prepare_and_add(self, f: int, length: int) -> None:
         """region_chg and region_add."""
         if self._chg(f, f + length) >= 0:
@@ -46,11 +50,13 @@ class ReservationMapMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.prepared)
     @rule(which=st.integers(0, 7))
+    @recorded
     def add_what_was_prepared(self, which: int) -> None:
         """region_add some time after its region_chg."""
         self._add(*self.prepared.pop(which % len(self.prepared)))
 
     @rule(end=st.one_of(st.just(0), offsets))
+    @recorded
     def truncate(self, end: int) -> None:
         """region_truncate; what was prepared is void."""
         self.prepared.clear()
@@ -59,6 +65,7 @@ class ReservationMapMachine(RuleBasedStateMachine):
         self._say(f"{dropped} = region_truncate({end})")
 
     @rule(f=offsets, length=st.integers(0, 12))
+    @recorded
     def count(self, f: int, length: int) -> None:
         """region_count."""
         counted = self.map.region_count(f, f + length)
