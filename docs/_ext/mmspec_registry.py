@@ -1,0 +1,449 @@
+"""The registry as documentation: everything here is rendered at build time from the objects that are executed.
+
+Directives:
+
+`mmspec-area:: AREA`
+    all invariants of an area, as needs
+`mmspec-index::`
+    one row per invariant, with an anchor that is its id
+`mmspec-areas::`
+    one row per area
+`mmspec-by:: fields|functions|locks|kind|guard`
+    an index
+`mmspec-traceability:: SOURCE`
+    source anchors and the invariants that rest on them
+`mmspec-architectures::`, `mmspec-mutants::`, `mmspec-scenarios::`, `mmspec-variants::`
+    tables
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from typing import Any, ClassVar
+
+import mmreference.manager  # noqa: F401 - its contracts fill CITED_BY
+import mmspec
+import mmspec.invariants
+from docutils import nodes
+from mmspec.contracts import CITED_BY
+from mmspec.invariant import REGISTRY, VARIANTS, Invariant
+from mmspec.sources import SOURCES
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+log = logging.getLogger(__name__)
+
+#: What each area is about, in a few words.
+AREA_TITLES = {
+    "HTLB-POOL": "the pool's counters",
+    "HTLB-RSV": "the reserve, and who holds it",
+    "HTLB-REG": "region lists",
+    "HTLB-MAP": "reservation maps",
+    "HTLB-VMA": "open, close, split, fork",
+    "HTLB-ALC": "allocating and freeing",
+    "HTLB-INF": "pages in flight",
+    "HTLB-FLT": "faults",
+    "HTLB-COW": "copy on write",
+    "HTLB-TRN": "truncation and file size",
+    "HTLB-QTA": "quota",
+    "HTLB-LCK": "locks",
+    "HTLB-ERR": "results and errors",
+    "HTLB-LIV": "liveness",
+    "HTLB-OBS": "what can be observed",
+    "HTLB-PRF": "cost",
+}
+
+
+# -- what there is -----------------------------------------------------------------------------------------------------
+
+
+def areas() -> dict[str, list[Invariant]]:
+    """Area to its invariants, both in the order of the registry; within an area by id."""
+    found: dict[str, list[Invariant]] = {}
+    for invariant in REGISTRY:
+        found.setdefault(invariant.area, []).append(invariant)
+    return {area: sorted(members, key=lambda i: i.id) for area, members in found.items()}
+
+
+def optional(module: str, attribute: str) -> Any:
+    """An attribute of a module that may not exist yet; an empty dict if it does not. Other errors are errors."""
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module == error.name or module.startswith(error.name + ".")):
+            return {}
+        raise
+    return getattr(found, attribute)
+
+
+@cache
+def contracts() -> dict[str, list[str]]:
+    """Id to the functions whose contracts cite it."""
+    cited: dict[str, list[str]] = {}
+    for function, ids in CITED_BY.items():
+        for id_ in ids:
+            if function not in cited.setdefault(id_, []):
+                cited[id_].append(function)
+    return cited
+
+
+@cache
+def killers() -> dict[str, list[Any]]:
+    """Id to the mutants that it is expected to kill."""
+    found: dict[str, list[Any]] = {}
+    for mutant in optional("mmconformance.bugs", "MUTANTS").values():
+        for id_ in mutant.expects:
+            found.setdefault(id_, []).append(mutant)
+    return found
+
+
+def page_of(area: str) -> str:
+    """The document of an area."""
+    return f"areas/{area.lower()}"
+
+
+# -- text ------------------------------------------------------------------------------------------------------------
+
+
+def rst(text: str) -> str:
+    """Docstring text as reStructuredText: `code` stays code, everything else is taken literally."""
+    pieces = re.split(r"(`[^`]+`)", " ".join(text.split()))
+    return "".join(
+        f"`{piece}`" if piece.startswith("`") and len(piece) > 2 else re.sub(r"([\\*_|`<>])", r"\\\1", piece)
+        for piece in pieces
+    )
+
+
+def code(names: Iterable[str]) -> str:
+    """Names as code, with commas."""
+    return ", ".join(f"``{name}``" for name in names)
+
+
+def words(invariant: Invariant) -> str:
+    """The predicate's name in words."""
+    text = invariant.name.replace("_", " ")
+    return text[0].upper() + text[1:]
+
+
+def link(invariant: Invariant) -> str:
+    """A link to the full entry."""
+    return f":need:`{invariant.id}`"
+
+
+def option(text: str) -> str:
+    """Text for one line of a directive option."""
+    return " ".join(text.split())
+
+
+# -- one invariant -----------------------------------------------------------------------------------------------------
+
+
+def facts(invariant: Invariant) -> Iterator[tuple[str, str]]:
+    """The lines of an entry: name and reStructuredText."""
+    i = invariant
+    yield "Kind", f"{i.kind.value}, over: {i.over.value}"
+    if i.guard is not None:
+        yield "Guard", GUARDS.get(i.guard, f"true whenever ``{i.guard}`` is free; checked at each release")
+    if i.on:
+        yield "Judged at", code(i.on)
+    if i.would_catch:
+        yield "Would have caught", rst(i.would_catch)
+    yield "Enforced today by", rst(i.enforced_by)
+    if i.fields:
+        yield "Fields", code(i.fields)
+    if i.functions:
+        yield "Functions", code(i.functions)
+    if i.locks:
+        yield "Locks", code(i.locks)
+    yield "Variants", code(i.variants) if i.variants else "none of the two in this reference"
+    yield "Architectures", code(i.architectures) if i.architectures is not None else "all"
+    yield "Judged through", code(("the reference's own contracts", *i.interfaces)).replace(
+        "``the reference's own contracts``", "the reference's own contracts"
+    )
+    yield "Valid", f"since Linux {i.since}" + (f", until {i.until}" if i.until else "")
+    for anchor in i.sources:
+        yield "Source", f"{rst(anchor.citation)} (:ref:`{anchor.anchor} <source-{anchor.source.key}>`)"
+    cited = contracts().get(i.id, [])
+    if cited:
+        yield "Contract of", code(cited)
+    for mutant in killers().get(i.id, []):
+        yield "Kills", f":ref:`{mutant.id} <mutant-{mutant.id.lower()}>`: {rst(mutant.name)}"
+
+
+GUARDS = {
+    "always": "always: checked after each atomic step",
+    "quiescent": "quiescent: true when no operation is in flight",
+}
+
+
+def entry(invariant: Invariant) -> list[str]:
+    """The invariant as a need, in reStructuredText."""
+    i = invariant
+    options = {
+        "id": i.id,
+        "area": i.area,
+        "kind": i.kind.value,
+        "over": i.over.value,
+        "guard": i.guard or "",
+        "sentence": i.sentence,
+        "would_catch": i.would_catch,
+        "enforced_by": i.enforced_by,
+        "fields": ", ".join(i.fields),
+        "functions": ", ".join(i.functions),
+        "locks": ", ".join(i.locks),
+        "variants": ", ".join(i.variants),
+        "arches": ", ".join(i.architectures) if i.architectures is not None else "all",
+        "interfaces": ", ".join(i.interfaces),
+        "source": "; ".join(f"{a.source.key} {a.anchor}" for a in i.sources),
+        "contracts": ", ".join(contracts().get(i.id, [])),
+        "mutants": ", ".join(m.id for m in killers().get(i.id, [])),
+        "since": i.since,
+        "until": i.until,
+        "implied_by": ", ".join(i.implied_by),
+    }
+    lines = [f".. inv:: {words(i)}"]
+    lines += [f"   :{name}: {option(value)}" for name, value in options.items() if value]
+    lines += ["   :layout: clean", "", "   .. rst-class:: mmspec-sentence", "", f"   {rst(i.sentence)}", ""]
+    for paragraph in i.rationale.split("\n\n"):
+        if paragraph:
+            lines += [f"   {rst(paragraph)}", ""]
+    lines += ["   .. code-block:: python", ""]
+    lines += [f"      {line}" if line else "" for line in textwrap.dedent(i.source_code).splitlines()]
+    lines += [""]
+    lines += [f"   :{name}: {value}" for name, value in facts(i)]
+    return [*lines, ""]
+
+
+# -- tables ---------------------------------------------------------------------------------------------------------
+
+
+def table(head: list[str], rows: Iterable[list[str]], widths: str = "auto") -> list[str]:
+    """A list-table; each cell is one line of reStructuredText."""
+    lines = [".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", ""]
+    for row in [head, *rows]:
+        for k, cell in enumerate(row):
+            lines.append(f"   {'*' if k == 0 else ' '} - {cell}".rstrip())
+    return [*lines, ""]
+
+
+class Generated(SphinxDirective):
+    """A directive whose content is generated reStructuredText."""
+
+    has_content = False
+
+    def lines(self) -> list[str]:
+        """The text."""
+        raise NotImplementedError
+
+    def run(self) -> list[nodes.Node]:
+        # What is rendered depends on code, not on this file, so it is read anew each time.
+        self.env.note_reread()
+        return self.parse_text_to_nodes("\n".join(self.lines()), allow_section_headings=True)
+
+
+class Area(Generated):
+    """All invariants of an area."""
+
+    required_arguments = 1
+
+    def lines(self) -> list[str]:
+        area = self.arguments[0]
+        members = areas().get(area)
+        if not members:
+            raise self.error(f"the registry has no area {area}")
+        lines: list[str] = []
+        for invariant in members:
+            heading = f"{invariant.id}: {words(invariant)}"
+            lines += [heading, "-" * len(heading), "", *entry(invariant)]
+        return lines
+
+
+class Index(SphinxDirective):
+    """One row per invariant; each row has the id as its anchor, which is what citations link to."""
+
+    has_content = False
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_reread()
+        return [section for area, members in areas().items() for section in [self._section(area, members)]]
+
+    def _section(self, area: str, members: list[Invariant]) -> nodes.section:
+        title = f"{area}: {AREA_TITLES.get(area, '')}".rstrip(": ")
+        section = nodes.section(ids=[area.lower()], names=[area.lower()])
+        section += nodes.title(title, title)
+        for invariant in members:
+            section += self._row(invariant)
+        return section
+
+    def _row(self, invariant: Invariant) -> nodes.container:
+        # The anchor is the id, in the spelling of the id.
+        row = nodes.container(ids=[invariant.id], classes=["mmspec-row"])
+        text = [
+            f"**{invariant.id}** {rst(words(invariant))}.",
+            "",
+            f"{rst(invariant.sentence)} ({link(invariant)})",
+            "",
+        ]
+        row += self.parse_text_to_nodes("\n".join(text))
+        return row
+
+
+class Areas(Generated):
+    """One row per area."""
+
+    def lines(self) -> list[str]:
+        rows = [
+            [f":doc:`{area} </{page_of(area)}>`", AREA_TITLES.get(area, ""), str(len(members))]
+            for area, members in areas().items()
+        ]
+        return table(["area", "subject", "invariants"], [*rows, ["", "all", str(len(REGISTRY))]])
+
+
+def _one(value: str | None) -> list[str]:
+    return [value] if value else []
+
+
+class By(Generated):
+    """An index by one property."""
+
+    required_arguments = 1
+    properties: ClassVar[dict[str, Callable[[Invariant], Iterable[str]]]] = {
+        "fields": lambda i: i.fields,
+        "functions": lambda i: i.functions,
+        "locks": lambda i: i.locks,
+        "kind": lambda i: [i.kind.value],
+        "guard": lambda i: _one(i.guard),
+        "interfaces": lambda i: i.interfaces,
+        "enforced_by": lambda i: [i.enforced_by],
+    }
+
+    def lines(self) -> list[str]:
+        of = self.properties.get(self.arguments[0])
+        if of is None:
+            raise self.error(f"no index by {self.arguments[0]}; known are {', '.join(self.properties)}")
+        found: dict[str, list[Invariant]] = {}
+        for invariant in sorted(REGISTRY, key=lambda i: i.id):
+            for value in of(invariant):
+                found.setdefault(value, []).append(invariant)
+        rows = [[f"``{value}``", ", ".join(link(i) for i in members)] for value, members in sorted(found.items())]
+        return table([self.arguments[0].replace("_", " "), "invariants"], rows, "30 70")
+
+
+class Traceability(Generated):
+    """The anchors of a source, and what rests on them."""
+
+    required_arguments = 1
+
+    def lines(self) -> list[str]:
+        source = SOURCES.get(self.arguments[0])
+        if source is None:
+            raise self.error(f"no source {self.arguments[0]}; known are {', '.join(SOURCES)}")
+        rows = []
+        for anchor, place in source.anchors.items():
+            resting = [i for i in sorted(REGISTRY, key=lambda i: i.id) if (source.key, anchor) in _anchors(i)]
+            rows.append([anchor, rst(place), ", ".join(link(i) for i in resting) or "none"])
+        return [f"{rst(source.citation)}. Kernels: {source.era}.", "", *table(
+            ["anchor", "place", "invariants"], rows, "12 38 50"
+        )]
+
+
+def _anchors(invariant: Invariant) -> list[tuple[str, str]]:
+    return [(a.source.key, a.anchor) for a in invariant.sources]
+
+
+class Architectures(Generated):
+    """The profiles."""
+
+    def lines(self) -> list[str]:
+        rows = [
+            [
+                f"``{a.name}``",
+                size(a.page_size),
+                ", ".join(size(s) + (" (default)" if s == a.huge_page_size else "") for s in a.huge_page_sizes),
+                ", ".join(level.name + (" (folded)" if level.folded else "") for level in a.levels),
+                a.huge_level,
+                a.dirty_young.value,
+                f"{a.flush.value} ({a.flush_instruction})",
+            ]
+            for a in optional("mmspec.arch", "ARCHITECTURES").values()
+        ]
+        head = ["profile", "base page", "huge pages", "levels", "huge entry in", "dirty and young", "TLB flush"]
+        lines = table(head, rows) if rows else ["No profile is registered.", ""]
+        for a in optional("mmspec.arch", "ARCHITECTURES").values():
+            if a.facts:
+                lines += [f"``{a.name}``", *(f"   * {what}: {rst(where)}" for what, where in a.facts.items()), ""]
+        return lines
+
+
+def size(count: int) -> str:
+    """Bytes, in the largest unit that divides them."""
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if count % unit == 0:
+            return f"{count // unit} {name}"
+    return f"{count} bytes"
+
+
+class Mutants(Generated):
+    """The mutants with their stories."""
+
+    def lines(self) -> list[str]:
+        lines: list[str] = []
+        for mutant in optional("mmconformance.bugs", "MUTANTS").values():
+            heading = f"{mutant.id}: {rst(mutant.name)}"
+            lines += [f".. _mutant-{mutant.id.lower()}:", "", heading, "-" * len(heading), "", rst(mutant.story), ""]
+            lines += [f":Expected killers: {', '.join(link(REGISTRY[id_]) for id_ in mutant.expects)}"]
+            for name, title in (("citation", "Source"), ("variants", "Variants")):
+                value = getattr(mutant, name, None)
+                if value:
+                    lines.append(f":{title}: {rst(value) if isinstance(value, str) else code(value)}")
+            lines.append("")
+        return lines or ["No mutant is registered.", ""]
+
+
+class Scenarios(Generated):
+    """The scenarios."""
+
+    def lines(self) -> list[str]:
+        rows = [
+            [f"``{s.name}``", rst(s.description), code(s.variants)]
+            for s in optional("mmconformance.scenarios", "SCENARIOS").values()
+        ]
+        return table(["scenario", "race", "variants"], rows, "25 50 25") if rows else ["No scenario is registered.", ""]
+
+
+class Variants(Generated):
+    """How many invariants hold in which locking variant."""
+
+    def lines(self) -> list[str]:
+        rows = [[f"``{v}``", str(sum(v in i.variants for i in REGISTRY))] for v in VARIANTS]
+        return table(["variant", "invariants"], rows)
+
+
+def check_pages(app: Sphinx, env: Any) -> None:
+    """Each area has a page."""
+    for area in areas():
+        if page_of(area) not in env.found_docs:
+            log.warning("area %s has no page docs/%s.rst", area, page_of(area))
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register."""
+    for name, directive in {
+        "area": Area,
+        "index": Index,
+        "areas": Areas,
+        "by": By,
+        "traceability": Traceability,
+        "architectures": Architectures,
+        "mutants": Mutants,
+        "scenarios": Scenarios,
+        "variants": Variants,
+    }.items():
+        app.add_directive(f"mmspec-{name}", directive)
+    app.connect("env-check-consistency", check_pages)
+    return {"version": mmspec.__version__, "parallel_read_safe": True, "parallel_write_safe": True}
