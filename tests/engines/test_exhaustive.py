@@ -60,14 +60,22 @@ TELLING: dict[str, tuple[Body, ...]] = {
     ),
     "a lock that is never given back": ([("keep", "M"), ("inc", "x")], [("lock", "M", [("inc", "x")])]),
     "readers overlap, a writer fits between": (
-        [("shared", [("inc", "x")])],
-        [("shared", [("inc", "x")])],
+        [("shared", "S", [("inc", "x")])],
+        [("shared", "S", [("inc", "x")])],
         [("lock", "S", [("poke", "x")])],
     ),
     "the lock is free only after an independent step": (
-        [("shared", [("read", "x")]), ("inc", "y")],
-        [("shared", [("read", "x")])],
+        [("shared", "S", [("read", "x")]), ("inc", "y")],
+        [("shared", "S", [("read", "x")])],
         [("inc", "z"), ("lock", "S", [("write", "y", 5)])],
+    ),
+    "a section that changes nothing waits for a reader": (
+        [("pause",), ("lock", "S", []), ("write", "x", 1)],
+        [("shared", "S", [("until", "x", 1)])],
+    ),
+    "a section that changes nothing waits for a writer": (
+        [("pause",), ("lock", "M", []), ("write", "x", 1)],
+        [("lock", "M", [("until", "x", 1)])],
     ),
     "a trylock fails within a section": (
         [("lock", "L", [("inc", "x")])],
@@ -107,6 +115,9 @@ def test_telling_programs_have_the_same_outcomes_with_and_without_reduction(name
         ([[("write", "x", 1), ("write", "x", 1)], [("write", "x", 2), ("write", "x", 2)]], 6, 6),
         # One writer among n readers: each reader before it or after it, 2 to the power of n.
         ([[("write", "x", 1)], [("read", "x")], [("read", "x")], [("read", "x")]], 8, 24),
+        # Sections that change nothing may change places, also with short ones for read.
+        ([[("lock", "M", [])], [("lock", "M", [])], [("lock", "M", [])]], 1, 6),
+        ([[("lock", "R", [])], [("lock", "R", [])], [("shared", "R", [])]], 1, 6),
         # Sections of a lock exclude each other, so only their order counts.
         ([[("lock", "L", [("inc", "x")])], [("lock", "L", [("inc", "x")])], [("lock", "L", [("inc", "x")])]], 6, 6),
         ([[("inc", "z"), ("lock", "L", [("inc", "x")])], [("inc", "y"), ("lock", "L", [("inc", "x")])]], 2, 8),

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmconformance.engines.execution import TaskProgram
 from mmreference.kernel.atomics import Atomic
-from mmreference.kernel.locks import LockMisuse, Mutex, RwSem, SleepInAtomic, SpinLock
+from mmreference.kernel.locks import Lock, LockMisuse, Mutex, RwLock, RwSem, SleepInAtomic, SpinLock
 from mmreference.kernel.scheduler import Access, Choice, Location, Pause, Retry, Scheduler, Step, Task, touched
 from mmspec.errors import Violation
 from mmspec.invariant import Invariant, Kind, Over
@@ -38,8 +38,15 @@ class Cells:
 
     def __init__(self, names: Iterable[str]) -> None:
         self.name = "cells"
+        self.changes = 0
         for name in names:
             setattr(self, name, 0)
+
+    def __setattr__(self, field: str, value: Any) -> None:
+        """Count changes, as the owner of a lock does: a section without any may commute with others."""
+        if field not in ("name", "changes"):
+            self.changes += 1
+        object.__setattr__(self, field, value)
 
     def atomic(self, field: str) -> Atomic:
         return Atomic(self, field)
@@ -67,7 +74,8 @@ class Toy:
     def __init__(self, fields: Iterable[str] = "xyz") -> None:
         self.fields = list(fields)
         self.cells = Cells(self.fields)
-        self.locks = {"L": SpinLock("L"), "M": Mutex("M"), "S": RwSem("S")}
+        kinds = {"L": SpinLock, "M": Mutex, "S": RwSem, "R": RwLock}
+        self.locks: dict[str, Lock] = {n: kind(n, self.cells, name=n) for n, kind in kinds.items()}
         self.seen: dict[str, list[Any]] = {}
 
     async def body(self, name: str, statements: Body) -> None:
@@ -120,8 +128,8 @@ class Toy:
         async with self.locks[lock]:
             await self.block(name, inner)
 
-    async def shared(self, name: str, inner: Body) -> None:
-        async with self.locks["S"].read():  # type: ignore[attr-defined]
+    async def shared(self, name: str, lock: str, inner: Body) -> None:
+        async with self.locks[lock].read():  # type: ignore[attr-defined]
             await self.block(name, inner)
 
     async def attempt(self, name: str, lock: str, inner: Body, instead: Body) -> None:
@@ -236,9 +244,9 @@ class Generator:
         if verb in operands:
             return (verb, *operands[verb])
         if verb == "lock":
-            return (verb, r.choice("LLMS"), self.inner(depth))
+            return (verb, r.choice("LLMSR"), self.inner(depth))
         if verb == "shared":
-            return (verb, self.inner(depth))
+            return (verb, r.choice("SSR"), self.inner(depth))
         if verb == "attempt":
             return (verb, r.choice("LLMS"), self.inner(depth), self.inner(depth))
         if verb == "branch":

@@ -11,7 +11,7 @@ from typing import Any
 from mmspec.contracts import ENABLED
 from mmspec.trace import Held, Recorder
 from mmreference.kernel.lockdep import LockOrder
-from mmreference.kernel.scheduler import Scheduler, Step, Task, current_step, current_task, only_read, synchronised
+from mmreference.kernel.scheduler import Scheduler, Step, Task, current_step, current_task, only_read, synchronised, unheard
 
 
 class SleepInAtomic(Exception):  # noqa: N818
@@ -48,6 +48,7 @@ class Lock:
     """What all locks have in common; `spinning` ones must not be held while sleeping."""
 
     spinning = False
+    sharable = False
     verb = "lock"
 
     def __init__(self, cls: str, owner: Any = None, order: LockOrder | None = None, name: str | None = None) -> None:
@@ -58,7 +59,7 @@ class Lock:
         self.writer: Task | None = None
         self.readers: list[Task] = []
         self._held: dict[tuple[Task, bool], Held] = {}
-        self._entered: tuple[object, object] = (None, None)
+        self._entered: dict[tuple[Task, bool], tuple[object, object]] = {}
 
     def __repr__(self) -> str:
         return self.name
@@ -74,7 +75,9 @@ class Lock:
     def take(self, task: Task, shared: bool, how: str = "") -> None:
         """Become a holder; the lock is available."""
         synchronised(self.name, not shared)
-        self._entered = (current_step(), self._changes())
+        if shared:
+            synchronised(self._hold(task), True)
+        self._entered[task, shared] = (current_step(), self._changes())
         held = Held(self.cls, shared, self.spinning, self.owner, self.name)
         if shared:
             self.readers.append(task)
@@ -87,6 +90,16 @@ class Lock:
     def _changes(self) -> object:
         """Differs from what it was if the owner has changed meanwhile, as far as that matters to others."""
         return getattr(self.owner, "changes", object())
+
+    def _hold(self, task: Task) -> tuple[str, str, str]:
+        """The location that stands for `task` holding it for read from one step to another."""
+        return (self.name, "held by", task.name)
+
+    def _wait_for_readers(self) -> None:
+        """A section that changes nothing may change places with others of its kind, not with what makes it wait."""
+        if self.sharable and Scheduler.current is not None:
+            for task in Scheduler.current.tasks:
+                synchronised(self._hold(task), False)
 
     def check_context(self, task: Task, nested: bool) -> None:
         """Whether it may be waited for here: nothing spinning is held if that sleeps, and the lock order is kept."""
@@ -106,10 +119,18 @@ class Lock:
         held = self._held.pop((task, shared), None)
         if held is None:
             raise LockMisuse(f"{task.name} releases {self.name}, which it does not hold")
-        if ENABLED and not shared and self._entered == (current_step(), self._changes()):
+        step, changes = self._entered.pop((task, shared))
+        at_once = step is current_step()
+        if shared and at_once:
+            unheard(self._hold(task))
+        elif shared:
+            synchronised(self.name, False)
+            synchronised(self._hold(task), True)
+        elif ENABLED and at_once and changes == self._changes():
             only_read(self.name)
+            self._wait_for_readers()
         else:
-            synchronised(self.name, not shared)
+            synchronised(self.name, True)
         if shared:
             self.readers.remove(task)
         else:
@@ -162,6 +183,7 @@ class Mutex(Lock):
 class RwSem(Lock):
     """Many readers or one writer; `async with sem.read():`, `async with sem.write():`."""
 
+    sharable = True
     verb = "down"
 
     def read(self) -> _Shared:
@@ -175,6 +197,8 @@ class RwSem(Lock):
 
 class RwLock(SpinLock):
     """A spinlock with many readers or one writer; `async with lock.read():`, `async with lock:`."""
+
+    sharable = True
 
     def read(self) -> _Shared:
         """Hold it for read."""

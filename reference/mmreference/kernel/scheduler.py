@@ -300,6 +300,12 @@ def only_read(location: Location) -> None:
         Scheduler.current.step.footprint[location] = False
 
 
+def unheard(location: Location) -> None:
+    """What the running step did at `location`, it has undone; nobody else can tell."""
+    if Scheduler.current is not None and Scheduler.current.step is not None:
+        Scheduler.current.step.footprint.pop(location, None)
+
+
 def current_step() -> Executed | None:
     """The step that is being made, or None outside of any."""
     return Scheduler.current.step if Scheduler.current is not None else None
