@@ -135,7 +135,7 @@ def resv_map_release(resv_map: ResvMap) -> None:
 @operation(view=own_region_steps)
 async def map_region_chg(resv_map: ResvMap, f: int, t: int) -> int:
     """Prepare `[f, t)`: how many of its offsets are not covered, or -ENOMEM with nothing changed."""
-    async with resv_map.lock:
+    async with resv_map.lock.read():
         touched((resv_map.name, "regions"), write=False)
         if not region.needs_placeholder(resv_map.regions, f, t):
             return _prepared(resv_map, f, t)
@@ -181,7 +181,7 @@ async def map_region_truncate(resv_map: ResvMap, end: int) -> int:
 @operation()
 async def map_region_count(resv_map: ResvMap, f: int, t: int) -> int:
     """How many offsets of `[f, t)` are covered."""
-    async with resv_map.lock:
+    async with resv_map.lock.read():
         touched((resv_map.name, "regions"), write=False)
         emit("region_count", map=resv_map, f=f, t=t, regions=len(resv_map.regions))
         return region.region_count(resv_map.regions, f, t)

@@ -88,14 +88,16 @@ def regions_have_a_common_lock(event: Event) -> Truth:
     """Regions of a file's map MUST be protected by a lock common to all address spaces and to truncation; one process's
     `mmap_sem` excludes nobody else.
     """
-    return implies(event.map.refs > 0, lambda: event.holds("resv_map.lock", event.map))
+    changes = event.kind in ("region_add", "region_truncate")
+    lock = "resv_map.lock" if changes else "resv_map.lock:r"
+    return implies(event.map.refs > 0, lambda: event.holds(lock, event.map))
 
 
 @lock_rule("HTLB-LCK-006", on=REGION_STEPS, source=whitcroft("H-lockrule"), locks=("resv_map.lock", "mmap_sem"),
            fields=("resv_map.regions",), functions=("region_chg", "region_add"))
 def one_thread_in_a_region_list(event: Event) -> Truth:
-    """At most one thread MUST be inside a step on one region list."""
-    if event.op is None or event.map.refs == 0:
+    """A thread that changes a region list MUST be the only one inside it."""
+    if event.op is None or event.map.refs == 0 or not event.holds("resv_map.lock", event.map):
         return VACUOUS
     holders = [
         h for c in event.op.context.recorder.contexts for h in c.held if h.cls == "resv_map.lock" and h.owner is event.map
