@@ -15,6 +15,7 @@ from mmreference.manager import ReferenceMemoryManager
 from mmspec.invariant import VARIANTS
 from mmspec.invariants.hugetlb.locks import LOCK_ORDER
 from mmspec.state import Setup
+from mmspec.trace import Recorder
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -75,25 +76,26 @@ def _offsets(c: Canvas, x: float, y: float, offsets: range, strong: set[int], mi
 
 def region_map() -> str:
     """One map across a split: before, after munmap of the middle, after closing a half."""
-    c = Canvas(720, 330, "A private mapping of eight huge pages before and after a split")
+    c = Canvas(730, 325, "A private mapping of eight huge pages before and after a split")
     x, used = 190, {1, 2, 6}
-    c.text(x, 22, "before: one VMA, offsets 0 to 8, three pages faulted in", anchor="start", bold=True)
+    c.text(x, 22, "before: one VMA, offsets 0 to 7, three pages faulted in", anchor="start", bold=True)
     _offsets(c, x, 34, range(8), used, set(), "VMA")
     c.text(x, 96, "map: regions [1, 3) and [6, 7); promised: 8 − 3 = 5", anchor="start")
-    c.text(x, 140, "after munmap of offset 3 and 4: two VMAs, one map, two references", anchor="start", bold=True)
+    c.text(x, 140, "after munmap of offsets 3 and 4: two VMAs, one map, two references", anchor="start", bold=True)
     _offsets(c, x, 152, range(8), used, {3, 4}, "lower and upper VMA")
     c.text(x, 212, "the map is the same, by offset: it needs no cutting", anchor="start")
     for y, lo, hi, label in (
-        (232, 0, 3, "closes: 3 − 2 = 1 back"),
-        (232, 3, 5, "closed: 2 − 0 = 2 back"),
-        (232, 5, 8, "closes: 3 − 1 = 2 back"),
+        (232, 0, 3, "3 − 2 = 1 back"),
+        (232, 3, 5, "2 − 0 = 2 back"),
+        (232, 5, 8, "3 − 1 = 2 back"),
     ):
         left, right = x + lo * CELL + 4, x + hi * CELL - 4
         c.path(f"M{left} {y}v8H{right}v-8")
         c.text((left + right) / 2, y + 26, label, size=12)
-    c.text(x, 304, "1 + 2 + 2 = 5: each part counts inside its own span, and together they give back what was promised",
-           anchor="start", size=12)
-    return c.svg().replace('viewBox="0 0 720', 'viewBox="0 0 780').replace('width="720"', 'width="780"')
+    c.text(x - 12, 258, "at each close", anchor="end", size=12)
+    c.text(x, 292, "1 + 2 + 2 = 5: each part counts inside its own span,", anchor="start", size=12)
+    c.text(x, 310, "and together they give back what was promised", anchor="start", size=12)
+    return c.svg()
 
 
 def lanes(title: str, heads: list[str], steps: list[tuple[int, str]], pool: dict[int, str]) -> str:
@@ -165,30 +167,40 @@ def late_settle() -> str:
     )
 
 
+def _exercise(machine: ReferenceMemoryManager) -> None:
+    """A little of everything, one call at a time."""
+    machine.start(Setup(pool=8, overcommit=1, quota=8))
+    file = machine.create_file(4)
+    pid = machine.spawn()
+    shared = machine.mmap(pid, 3, file=file, shared=True)
+    private = machine.mmap(pid, 2, file=file)
+    plain = machine.mmap(pid, 2)
+    machine.write(pid, shared, 1)
+    machine.read(pid, private)
+    machine.write(pid, private, 2)
+    machine.write(pid, plain, 3)
+    child = machine.fork(pid)
+    machine.write(pid, plain, 4)
+    machine.write(child, plain, 5)
+    machine.munmap(pid, plain, 1)
+    machine.truncate(file, 1)
+    machine.exit(child)
+    machine.exit(pid)
+    machine.close_file(file)
+
+
 def _seen_edges() -> set[tuple[str, str]]:
     """Which lock was taken inside which, in a short run of the reference in each variant."""
     seen: set[tuple[str, str]] = set()
-    for variant in VARIANTS:
-        machine = ReferenceMemoryManager(variant=variant)
-        machine.start(Setup(pool=8, overcommit=1, quota=8))
-        file = machine.create_file(4)
-        pid = machine.spawn()
-        shared = machine.mmap(pid, 3, file=file, shared=True)
-        private = machine.mmap(pid, 2, file=file)
-        plain = machine.mmap(pid, 2)
-        machine.write(pid, shared, 1)
-        machine.read(pid, private)
-        machine.write(pid, private, 2)
-        machine.write(pid, plain, 3)
-        child = machine.fork(pid)
-        machine.write(pid, plain, 4)
-        machine.write(child, plain, 5)
-        machine.munmap(pid, plain, 1)
-        machine.truncate(file, 1)
-        machine.exit(child)
-        machine.exit(pid)
-        machine.close_file(file)
-        seen |= {(outer, inner) for outer, after in machine.system.order.after.items() for inner in after}
+    before = Recorder.active
+    try:
+        for variant in VARIANTS:
+            Recorder.active = Recorder()
+            machine = ReferenceMemoryManager(variant=variant)
+            _exercise(machine)
+            seen |= {(outer, inner) for outer, after in machine.system.order.after.items() for inner in after}
+    finally:
+        Recorder.active = before
     return seen
 
 
