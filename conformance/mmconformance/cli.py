@@ -245,9 +245,7 @@ def schema(name: Annotated[str, typer.Argument(help="check, explore or bugs")]) 
 def main() -> None:
     """Entry point; gives every error its line and its exit status."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
+        status = app(standalone_mode=False)
     except UsageError as error:
         fail(str(error), 2)
     except ImplementationFailure as error:
@@ -259,6 +257,8 @@ def main() -> None:
         if usage is None:
             raise
         fail(usage(), 2)
+    else:
+        sys.exit(status)
 
 
 def fail(line: str, status: int) -> None:

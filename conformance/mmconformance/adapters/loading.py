@@ -16,6 +16,7 @@ import attrs
 
 from mmspec.errors import ImplementationFailure, NotObservable, UsageError, Violation
 from mmspec.interfaces import INTERFACES
+from mmspec.state import PoolCounters
 
 #: Seconds that one call of an implementation may take.
 CALL_LIMIT = float(os.environ.get("MMSPEC_CALL_LIMIT", "5"))
@@ -198,21 +199,25 @@ def _caller(name: str, original: Any) -> Callable[..., Any]:
     # icontract finds arguments by name, so the delegate has to have the interface's own signature.
     head = ", ".join([*plain, *(["*"] if keyword else []), *(f"{p.name}={p.default!r}" for p in keyword)])
     pass_on = ", ".join([*plain, *(f"{p.name}={p.name}" for p in keyword)])
-    scope: dict[str, Any] = {"protected": _protected, "subject": _subject}
+    kind = {"int": int, "PoolCounters": PoolCounters}.get(str(inspect.signature(original).return_annotation))
+    scope: dict[str, Any] = {"protected": _protected, "subject": _subject, "kind": kind}
     comma = ", " if head else ""
     exec(
         f"def {name}(self{comma}{head}):\n"
-        f"    return protected({name!r}, lambda: subject(self).{name}({pass_on}))\n",
+        f"    return protected({name!r}, lambda: subject(self).{name}({pass_on}), kind)\n",
         scope,
     )
     method: Callable[..., Any] = scope[name]
     return method
 
 
-def _protected(name: str, call: Callable[[], Any]) -> Any:
+def _protected(name: str, call: Callable[[], Any], kind: type | None = None) -> Any:
     try:
         with time_limit(f"{name}()"):
-            return call()
+            value = call()
+        if kind is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise ImplementationFailure(f"{name}() returned {type(value).__name__}, not {kind.__name__}")
+        return value
     except (ImplementationFailure, Violation, NotObservable, KeyboardInterrupt):
         raise
     except AttributeError as error:
