@@ -58,13 +58,16 @@ class Process:
     def fork(self) -> Process | int:
         """A copy of the process, or a negative errno."""
         ours, theirs = _socketpair()
-        os.write(self._fd, REQUEST.pack(FORK, 0, 0, 0, 0, 0))
-        socket.send_fds(self._socket, [b"f"], [theirs.fileno()])
-        theirs.close()
         try:
+            os.write(self._fd, REQUEST.pack(FORK, 0, 0, 0, 0, 0))
+            socket.send_fds(self._socket, [b"f"], [theirs.fileno()])
             pid = int(REPLY.unpack(os.read(self._fd, REPLY.size))[0])
-        except (BlockingIOError, struct.error):
+        except BlockingIOError:
             raise ImplementationFailure(f"process {self.os_pid} did not come back from fork") from None
+        except (BrokenPipeError, ConnectionResetError, struct.error):
+            raise ProcessDied(self.os_pid) from None
+        finally:
+            theirs.close()
         if pid < 0:
             ours.close()
             return pid
@@ -116,6 +119,18 @@ class ForkServer:
         """The pid of the server."""
         return self._program.pid
 
+    @property
+    def alive(self) -> bool:
+        """Whether the server runs; if not, all its processes are dead or dying."""
+        return self._program.poll() is None
+
+    def _ask(self, *request: int) -> int:
+        try:
+            self._control.send(REQUEST.pack(*request))
+        except OSError:
+            raise ImplementationFailure(f"the fork server (process {self.os_pid}) is dead") from None
+        return self._reply()
+
     def _reply(self) -> int:
         try:
             return int(REPLY.unpack(self._control.recv(REPLY.size))[0])
@@ -129,9 +144,12 @@ class ForkServer:
             return
         pairs = [_socketpair() for _ in range(missing)]
         descriptors = array.array("i", [theirs.fileno() for _, theirs in pairs])
-        self._control.sendmsg(
-            [REQUEST.pack(SPAWN, missing, 0, 0, 0, 0)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)]
-        )
+        try:
+            self._control.sendmsg(
+                [REQUEST.pack(SPAWN, missing, 0, 0, 0, 0)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)]
+            )
+        except OSError:
+            raise ImplementationFailure(f"the fork server (process {self.os_pid}) is dead") from None
         for ours, theirs in pairs:
             theirs.close()
             self._idle.append(Process(self._reply(), ours))
@@ -149,8 +167,7 @@ class ForkServer:
     def wait(self, process: Process) -> int:
         """Hang up and wait until the process and its memory are gone; its wait status."""
         process.hang_up()
-        self._control.send(REQUEST.pack(WAIT, process.os_pid, 0, 0, 0, 0))
-        return self._reply()
+        return self._ask(WAIT, process.os_pid, 0, 0, 0, 0)
 
     def close(self) -> None:
         """End all processes."""

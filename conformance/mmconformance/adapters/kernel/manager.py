@@ -178,21 +178,25 @@ class RunningKernel(MemoryManager):
         self._guard.acquire()
         atexit.register(self.close)
         self._pool = PoolFiles(self._huge_page)
-        self._server = ForkServer(self._huge_page, native=self.native)
-        self._guard.kill_with_us(self._server.os_pid)
         return self._pool
 
     def _clear(self) -> None:
         """No mapping, no file."""
         for task in self._tasks.values():
             try:
-                if task.next_address > FIRST_ADDRESS:
-                    task.process.ask(MUNMAP, FIRST_ADDRESS, task.next_address - FIRST_ADDRESS)
+                # Asked in any case: a dead process answers with the end of its channel, which comes after its memory's.
+                task.process.ask(MUNMAP, FIRST_ADDRESS, max(task.next_address - FIRST_ADDRESS, self._huge_page))
                 self._forks.give_back(task.process)
             except ProcessDied:
-                self._forks.wait(task.process)
+                if self._forks.alive:
+                    self._forks.wait(task.process)
+                else:
+                    task.process.hang_up()
         self._tasks.clear()
         self._drop_files()
+        if self._server is not None and not self._server.alive:
+            self._server.close()
+            self._server = None
 
     def _drop_files(self) -> None:
         for file in self._files:
@@ -206,8 +210,11 @@ class RunningKernel(MemoryManager):
 
     @property
     def _forks(self) -> ForkServer:
-        if self._server is None:
+        if self._pool is None:
             raise UsageError("the running kernel has not been started: call start first")
+        if self._server is None:
+            self._server = ForkServer(self._huge_page, native=self.native)
+            self._guard.kill_with_us(self._server.os_pid)
         return self._server
 
     # -- observation -----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmspec.state import Setup
+
 from mmconformance.adapters.kernel.operations import Operation, Step, Symbol, Value
 
 #: The laws that such a program checks by itself: id, sentence, predicate as text.
@@ -43,14 +44,15 @@ _HEAD = '''\
 """{title}
 
 Run as root on an otherwise idle huge-page pool: python3 {name}
-Exit status: 0 all laws held, 1 a law was broken, 2 the run was impossible. The pool's settings are put back.
+Exit status: 0 all laws held, 1 a law was broken, 2 the run was impossible. The pool's settings are put
+back, unless the program is killed by SIGKILL.
 """
 
 from __future__ import annotations
 
 {imports}
 
-# The run: name, arguments, options. Processes count from 1 in the order of spawn and fork, files from 0; a pair
+# The run: text, name, arguments, options. Processes count from 1 in the order of spawn and fork, files from 0; a pair
 # (m, n) is the address of huge page n of the m-th mmap. Lengths and offsets are in huge pages.
 OPERATIONS = [
 {operations}
@@ -103,7 +105,7 @@ def _line(operation: Operation) -> str:
     args = "".join(f"{_literal(a)}, " for a in operation.args).rstrip()
     args = args if len(operation.args) == 1 else args.rstrip(",")
     options = ", ".join(f"{name!r}: {_literal(value)}" for name, value in operation.options)
-    return f"    ({operation.name!r}, ({args}), {{{options}}}),  # {operation}"
+    return f'    ("{operation}", {operation.name!r}, ({args}), {{{options}}}),'
 
 
 def write_program(

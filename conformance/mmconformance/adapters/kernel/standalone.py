@@ -18,7 +18,7 @@ from typing import Any
 
 from mmconformance.adapters.kernel import syscalls
 
-Operation = tuple[str, tuple[Any, ...], dict[str, Any]]
+Operation = tuple[str, str, tuple[Any, ...], dict[str, Any]]
 Counters = tuple[int, int, int, int]
 
 FIRST_ADDRESS = 1 << 36
@@ -63,7 +63,7 @@ class Worker:
     def serve(self) -> None:
         """Never returns; a fork comes back from it as another process."""
         while packet := self.program.ends[self.number][1].recv(65536):
-            name, args, options = eval(packet)  # noqa: S307 - sent by the program itself
+            name, args, options = eval(packet)
             self.program.ends[self.number][1].send(struct.pack("q", self.perform(name, args, options)))
         os._exit(0)
 
@@ -72,7 +72,7 @@ class Worker:
             path = options.pop("path", None)
             fd = -1 if path is None else os.open(path, os.O_RDWR)
             try:
-                return syscalls.mmap_huge(*args, self.program.huge_page, fd=fd, **options)
+                return syscalls.mmap_huge(args[0], args[1], self.program.huge_page, fd=fd, **options)
             finally:
                 if fd >= 0:
                     os.close(fd)
@@ -110,8 +110,10 @@ class Program:
         self.operations, self.laws, self.expected = operations, laws, expected
         self.huge_page, self.pool, self.overcommit, self.quota = huge_page, pool, overcommit, quota
         # Before anything is forked, so that every process has the sockets of all.
-        count = sum(name in ("spawn", "fork") for name, _, _ in operations)
+        count = sum(name in ("spawn", "fork") for _, name, _, _ in operations)
         self.ends = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(count)]
+        for ours, _ in self.ends:
+            ours.settimeout(30)
         self.pids: list[int] = []
         self.files: list[int] = []
         self.maps: list[int] = []
@@ -126,16 +128,12 @@ class Program:
         if pid:
             return pid
         syscalls.die_with_parent(self.main_pid)
-        for index, (ours, theirs) in enumerate(self.ends):
+        # The main program's ends are its own: a process notices its death. The others' are for processes to be forked.
+        for ours, _ in self.ends:
             ours.close()
-            if index != number and (worker is None or index != worker.number):
-                theirs.close()
-        if worker is None:
-            Worker(self, number).serve()
-        else:
-            self.ends[worker.number][1].close()
-            worker.number = number
-            worker.serve()
+        worker = worker or Worker(self, number)
+        worker.number = number
+        worker.serve()
         return 0
 
     def ask(self, number: int, name: str, *args: Any, **options: Any) -> int:
@@ -216,6 +214,7 @@ class Program:
         return result
 
     def look(self, *, end: bool = False) -> Counters:
+        """Print the counters and the laws that do not hold."""
         total, free, resv, surplus = (get(self.huge_page, name) for name in NAMES)
         quota_free = os.fstatvfs(self.mount).f_bfree if self.quota is not None and self.mount >= 0 else self.quota
         told = f"total {total} free {free} reserved {resv} surplus {surplus}"
@@ -227,11 +226,11 @@ class Program:
         return total, free, resv, surplus
 
     def run(self) -> None:
-        for number, (name, args, options) in enumerate(self.operations):
-            words = [str(a) for a in args] + [f"{key}={value}" for key, value in options.items()]
+        """All operations, and then everybody leaves."""
+        for number, (text, name, args, options) in enumerate(self.operations):
             result = self.perform(name, args, options)
             told = say_access(result) if name in ("read", "write") else say(result)
-            print(f"{number + 1:3} {name}({', '.join(words)}) = {told}")
+            print(f"{number + 1:3} {text} = {told}")
             counters = self.look()
             expected = self.expected[number] if number < len(self.expected) else None
             if expected is not None and (min(result, 0) if name == "mmap" else result, counters) != expected:
@@ -242,6 +241,7 @@ class Program:
         self.look(end=True)
 
     def leave(self) -> None:
+        """End all processes and close all files."""
         for index, pid in enumerate(self.pids):
             self.ends[index][0].close()
             if pid:

@@ -193,6 +193,14 @@ def _x86_64_code() -> tuple[bytes, int, int, int]:
     return bytes(code), 0, len(load), handler
 
 
+def _catch(action: _SigAction) -> _SigAction:
+    """Set what happens on SIGBUS and SIGSEGV; what it was."""
+    old = _SigAction()
+    for number in (signal.SIGBUS, signal.SIGSEGV):
+        _libc.sigaction(int(number), ctypes.byref(action), ctypes.byref(old))
+    return old
+
+
 def native_accesses() -> tuple[Load, Store]:
     """A load and a store of one byte by the process's own instructions, faults reported as negative signal numbers.
 
@@ -207,9 +215,7 @@ def native_accesses() -> tuple[Load, Store]:
     _stub = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     _stub.write(code)
     base = ctypes.addressof(ctypes.c_char.from_buffer(_stub))
-    action = _SigAction(handler=base + handler, flags=SA_SIGINFO)
-    for number in (signal.SIGBUS, signal.SIGSEGV):
-        _libc.sigaction(int(number), ctypes.byref(action), None)
+    _catch(_SigAction(handler=base + handler, flags=SA_SIGINFO))
     return (
         ctypes.PYFUNCTYPE(ctypes.c_long, ctypes.c_size_t)(base + load),
         ctypes.PYFUNCTYPE(ctypes.c_long, ctypes.c_size_t, ctypes.c_int)(base + store),
@@ -254,6 +260,7 @@ def copying_accesses() -> tuple[Load, Store]:
 
 def fatal_access(load: Load, store: Store, address: int, value: int | None) -> int:
     """The access once more without the handlers: where it fails, the process dies of its signal."""
-    for number in (signal.SIGBUS, signal.SIGSEGV):
-        signal.signal(number, signal.SIG_DFL)
-    return load(address) if value is None else store(address, value)
+    old = _catch(_SigAction())
+    result = load(address) if value is None else store(address, value)
+    _catch(old)
+    return result
