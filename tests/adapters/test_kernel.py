@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from mmconformance.adapters.kernel import RunningKernel, available
 from mmconformance.adapters.kernel.differences import TABLE, Adaptation, Difference, Kind, adaptations
 from mmconformance.adapters.kernel.operations import Operation, Player, Symbol, parse, parse_all, replay

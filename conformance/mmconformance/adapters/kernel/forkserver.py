@@ -11,9 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mmspec.errors import ImplementationFailure
-
 from mmconformance.adapters.kernel.server import BATCH, FORK, REPLY, REQUEST, SPAWN, WAIT, main
+from mmspec.errors import ImplementationFailure
 
 #: For how many seconds a system call may take before it counts as hung.
 PATIENCE = 20.0

@@ -10,9 +10,6 @@ from collections.abc import Hashable, Sequence
 from types import TracebackType
 
 import attrs
-from mmspec.errors import ImplementationFailure, Signal, UsageError
-from mmspec.interfaces import MemoryManager
-from mmspec.state import Mapping, PoolCounters, Setup
 
 from mmconformance.adapters.kernel import syscalls
 from mmconformance.adapters.kernel.forkserver import ForkServer, Process, ProcessDied
@@ -31,6 +28,9 @@ from mmconformance.adapters.kernel.server import (
     WRITABLE,
 )  # fmt: skip
 from mmconformance.adapters.kernel.settings import PoolFiles, SettingsGuard, holders, meminfo_counters
+from mmspec.errors import ImplementationFailure, Signal, UsageError
+from mmspec.interfaces import MemoryManager
+from mmspec.state import Mapping, PoolCounters, Setup
 
 __all__ = ["PoolNotAtRest", "RunningKernel", "available"]
 

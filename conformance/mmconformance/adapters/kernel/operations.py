@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import attrs
+
 from mmspec.errors import UsageError
 from mmspec.interfaces import MemoryManager
 from mmspec.state import PoolCounters, Setup

@@ -27,6 +27,11 @@ def pool_directory(huge_page: int) -> Path:
     return POOLS / f"hugepages-{huge_page // 1024}kB"
 
 
+def signed(count: int) -> int:
+    """The number that an `unsigned long` stands for which may have been counted down below zero."""
+    return count if count < 1 << 63 else count - (1 << 64)
+
+
 class PoolFiles:
     """The pool's files in sysfs, kept open: counters are read and settings written without a path lookup."""
 
@@ -37,12 +42,8 @@ class PoolFiles:
         self._overcommit = os.open(directory / "nr_overcommit_hugepages", os.O_RDWR | os.O_CLOEXEC)
 
     def counters(self) -> PoolCounters:
-        """The four counters, read one after the other."""
-        nr, free, resv, surplus = self._counters
-        pread = os.pread
-        return PoolCounters(
-            int(pread(nr, 24, 0)), int(pread(free, 24, 0)), int(pread(resv, 24, 0)), int(pread(surplus, 24, 0))
-        )
+        """The four counters, read one after the other; one that went below zero is told as negative."""
+        return PoolCounters(*[signed(int(os.pread(fd, 24, 0))) for fd in self._counters])
 
     def set_nr(self, count: int) -> None:
         """Ask for a persistent pool of `count` huge pages."""
@@ -65,7 +66,7 @@ class PoolFiles:
 def meminfo_counters() -> tuple[int, PoolCounters]:
     """The size of the default huge page in bytes and the counters of its pool, from `/proc/meminfo`."""
     words = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    total, free, resv, surplus = (int(words[f"HugePages_{name}"]) for name in ("Total", "Free", "Rsvd", "Surp"))
+    total, free, resv, surplus = (signed(int(words[f"HugePages_{name}"])) for name in ("Total", "Free", "Rsvd", "Surp"))
     return int(words["Hugepagesize"].split()[0]) * 1024, PoolCounters(total, free, resv, surplus)
 
 

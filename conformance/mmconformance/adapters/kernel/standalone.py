@@ -31,7 +31,9 @@ def pool_file(huge_page: int, name: str) -> str:
 
 def get(huge_page: int, name: str) -> int:
     with open(pool_file(huge_page, name)) as file:
-        return int(file.read())
+        count = int(file.read())
+    # An unsigned long that was counted down below zero is told as the negative number it stands for.
+    return count if count < 1 << 63 else count - (1 << 64)
 
 
 def put(huge_page: int, name: str, value: int) -> None:
