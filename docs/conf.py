@@ -71,5 +71,5 @@ needs_links = {
 needs_build_json = True
 needs_reproducible_json = True
 needs_max_title_length = -1
-needs_role_need_template = "{id}"
+needs_role_need_template = "{{ id }}"
 needs_statuses = []

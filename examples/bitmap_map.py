@@ -1,6 +1,6 @@
 """A correct `ReservationMap` with another algorithm: a set of cells between cut points instead of a region list.
 
-    mmspec check bitmap_map:CellMap
+mmspec check bitmap_map:CellMap
 """
 
 from bisect import bisect_left

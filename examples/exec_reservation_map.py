@@ -1,6 +1,6 @@
 """A `ReservationMap` behind a pipe: plain JSON lines, no import of mmspec.
 
-    mmspec check "exec:python exec_reservation_map.py"
+mmspec check "exec:python exec_reservation_map.py"
 """
 
 import json

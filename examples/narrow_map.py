@@ -1,6 +1,6 @@
 """A subtly wrong `ReservationMap`: it counts in 32 bits, as a patch of 2008 did. A plain class, without any import.
 
-    mmspec check narrow_map:NarrowMap --interface ReservationMap
+mmspec check narrow_map:NarrowMap --interface ReservationMap
 """
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mmspec.invariant import REGISTRY
 from mmconformance.bugs import MUTANTS, run_mutants
 from mmconformance.bugs.mutant import mutated
+from mmspec.invariant import REGISTRY
 
 
 @pytest.mark.parametrize("id_", list(MUTANTS))

@@ -9,8 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mmspec.invariants  # noqa: F401 - fills the registry
 import pytest
+
+import mmspec.invariants  # noqa: F401 - fills the registry
 from mmspec.invariant import REGISTRY
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

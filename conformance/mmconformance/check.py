@@ -18,11 +18,9 @@ import msgspec
 
 import mmspec
 import mmspec.invariants  # noqa: F401 - fills the registry
-from mmspec.errors import ImplementationFailure, Violation
-from mmspec.invariant import REGISTRY, Invariant, Judge, judging
 from mmconformance.adapters.loading import Target
-from mmconformance.engines.exhaustive import explore
 from mmconformance.engines.execution import Execution
+from mmconformance.engines.exhaustive import explore
 from mmconformance.engines.lanes import text_lanes
 from mmconformance.engines.sampled import Sampled, run_machine, run_plans
 from mmconformance.machines.memory_manager import MemoryManagerMachine
@@ -32,6 +30,8 @@ from mmconformance.scenarios import DRILLS, SCENARIOS, drill, program
 from mmconformance.scenarios.drills import ClearLast
 from mmconformance.smoke import smoke
 from mmconformance.verdicts import Failure, Report, Result, judge_results
+from mmspec.errors import ImplementationFailure, Violation
+from mmspec.invariant import REGISTRY, Invariant, Judge, judging
 
 Progress = Callable[[str], None]
 

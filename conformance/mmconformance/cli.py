@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -15,10 +15,10 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 DOCUMENTATION = "https://mmspec.readthedocs.io/invariants.html"
 
-Json = Annotated[Optional[Path], typer.Option("--json", help="Write the result to this file as JSON.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the result to this file as JSON.")]
 Arch = Annotated[str, typer.Option(help="Architecture profile, several with commas, or `all`.")]
 Variant = Annotated[str, typer.Option(help="Locking variant: instantiation_mutex, tentative, or `all`.")]
-Budget = Annotated[Optional[float], typer.Option(min=0.1, help="Seconds.")]
+Budget = Annotated[float | None, typer.Option(min=0.1, help="Seconds.")]
 
 
 def say(line: str) -> None:
@@ -68,15 +68,17 @@ def dump(document: Any) -> str:
 
 @app.command()
 def check(
-    implementation: Annotated[Optional[str], typer.Argument(help="package.module:attribute, exec:PROGRAM, kernel, or nothing for the reference.")] = None,
-    interface: Annotated[Optional[str], typer.Option(help="ReservationMap or MemoryManager.")] = None,
+    implementation: Annotated[
+        str | None, typer.Argument(help="package.module:attribute, exec:PROGRAM, kernel, or nothing: the reference.")
+    ] = None,
+    interface: Annotated[str | None, typer.Option(help="ReservationMap or MemoryManager.")] = None,
     arch: Arch = "all",
     variant: Variant = "all",
     engine: Annotated[str, typer.Option(help="sampled, exhaustive or all.")] = "all",
     budget: Budget = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same run.")] = 0,
     json: Json = None,
-    junit: Annotated[Optional[Path], typer.Option(help="Write JUnit XML to this file.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")] = None,
 ) -> None:
     """Judge an implementation by every invariant, on every profile."""
     from mmspec.arch import architectures
@@ -107,8 +109,8 @@ def check(
 
 @app.command("list")
 def list_(
-    area: Annotated[Optional[str], typer.Option(help="Only this area, such as HTLB-RSV.")] = None,
-    kind: Annotated[Optional[str], typer.Option(help="Only this kind, such as `lock rule`.")] = None,
+    area: Annotated[str | None, typer.Option(help="Only this area, such as HTLB-RSV.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only this kind, such as `lock rule`.")] = None,
 ) -> None:
     """List the invariants."""
     registry = load_registry()
@@ -148,7 +150,7 @@ def cite(id_: Annotated[str, typer.Argument(metavar="ID")]) -> None:
 
 @app.command()
 def explore(
-    scenario: Annotated[Optional[str], typer.Argument()] = None,
+    scenario: Annotated[str | None, typer.Argument()] = None,
     list_all: Annotated[bool, typer.Option("--list", help="List the scenarios.")] = False,
     arch: Annotated[str, typer.Option()] = "x86_64",
     variant: Variant = "tentative",
@@ -158,12 +160,12 @@ def explore(
     json: Json = None,
 ) -> None:
     """Run a scenario under every schedule, up to equivalence."""
-    from mmspec.arch import architecture
-    from mmspec.invariant import Judge, judging
     from mmconformance.engines.exhaustive import explore as run
     from mmconformance.report import exploration_document, print_exploration
     from mmconformance.scenarios import SCENARIOS, program
     from mmconformance.scenarios import scenario as find
+    from mmspec.arch import architecture
+    from mmspec.invariant import Judge, judging
 
     if list_all or scenario is None:
         for known in SCENARIOS.values():
@@ -208,7 +210,7 @@ def replay(file: Annotated[Path, typer.Argument()]) -> None:
 
 @app.command()
 def bugs(
-    id_: Annotated[Optional[str], typer.Argument(metavar="ID")] = None,
+    id_: Annotated[str | None, typer.Argument(metavar="ID")] = None,
     list_all: Annotated[bool, typer.Option("--list", help="List the mutants with their stories.")] = False,
     json: Json = None,
 ) -> None:

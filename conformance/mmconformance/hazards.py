@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from mmspec.errors import Violation
-from mmspec.invariant import REGISTRY, Judge, Over
 from mmreference.kernel.bug import KernelBug
 from mmreference.kernel.lockdep import LockOrderViolation
 from mmreference.kernel.locks import LockMisuse, SleepInAtomic
 from mmreference.kernel.memory import UseAfterFree
+from mmspec.errors import Violation
+from mmspec.invariant import REGISTRY, Judge, Over
 
 #: What kind of object was used after it was freed, to the invariant about its lifetime.
 LIFETIME = {Over.MAP: "HTLB-MAP-002", Over.PAGE: "HTLB-POOL-004", Over.VMA: "HTLB-VMA-006", Over.FILE: "HTLB-TRN-010"}

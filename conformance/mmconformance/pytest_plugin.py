@@ -35,11 +35,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _report(config: pytest.Config) -> Report:
     found: Any = getattr(config, "_mmspec_report", None)
     if found is None:
-        from mmspec.arch import architectures
-        from mmspec.errors import ImplementationFailure, UsageError
         from mmconformance.adapters.loading import load_target
         from mmconformance.check import check
         from mmconformance.cli import variants_of
+        from mmspec.arch import architectures
+        from mmspec.errors import ImplementationFailure, UsageError
 
         try:
             found = check(

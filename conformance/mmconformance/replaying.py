@@ -6,10 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mmspec.errors import UsageError, Violation
-from mmspec.invariant import Judge, judging
-from mmspec.trace import Recorder
-from mmspec.trace import recording as recording_of
 from mmconformance.adapters.loading import load_target
 from mmconformance.engines.execution import Execution
 from mmconformance.engines.replay import Recording, load, save
@@ -21,6 +17,10 @@ from mmconformance.machines.steps import Step, perform
 from mmconformance.scenarios import drill, program
 from mmconformance.scenarios.drills import ClearLast
 from mmconformance.scenarios.stage import performance
+from mmspec.errors import UsageError, Violation
+from mmspec.invariant import Judge, judging
+from mmspec.trace import Recorder
+from mmspec.trace import recording as recording_of
 
 
 def replay_directory() -> Path:

@@ -9,15 +9,16 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
-import mmspec
 from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+import mmspec
 from mmreference.manager import ReferenceMemoryManager
 from mmspec.invariant import VARIANTS
 from mmspec.invariants.hugetlb.locks import LOCK_ORDER
 from mmspec.state import Setup
 from mmspec.trace import Recorder
-from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
 
 
 class Canvas:

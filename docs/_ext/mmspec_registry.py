@@ -25,16 +25,17 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any, ClassVar
 
-import mmreference.manager  # noqa: F401 - its contracts fill CITED_BY
-import mmspec
-import mmspec.invariants
 from docutils import nodes
-from mmspec.contracts import CITED_BY
-from mmspec.invariant import REGISTRY, VARIANTS, Invariant
-from mmspec.sources import SOURCES
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
+
+import mmreference.manager  # noqa: F401 - its contracts fill CITED_BY
+import mmspec
+import mmspec.invariants
+from mmspec.contracts import CITED_BY
+from mmspec.invariant import REGISTRY, VARIANTS, Invariant
+from mmspec.sources import SOURCES
 
 log = logging.getLogger(__name__)
 

@@ -6,12 +6,6 @@ import errno
 from collections.abc import Coroutine, Hashable, Sequence
 from typing import Any
 
-from mmspec.arch import architecture
-from mmspec.errors import Signal
-from mmspec.interfaces import MemoryManager, ReservationMap
-from mmspec.invariant import TENTATIVE
-from mmspec.state import Mapping, PoolCounters, Setup
-from mmspec.trace import Recorder
 from mmreference.kernel.scheduler import Scheduler, Strategy
 from mmreference.mm import region
 from mmreference.mm.file import Inode
@@ -22,6 +16,12 @@ from mmreference.mm.quota import NO_LIMIT
 from mmreference.mm.system import System
 from mmreference.mm.truncate import hugetlb_setattr, iput
 from mmreference.mm.vma import VM_MAYSHARE, VM_MAYWRITE, VM_NORESERVE, VM_READ, VM_SHARED, VM_WRITE, Mm
+from mmspec.arch import architecture
+from mmspec.errors import Signal
+from mmspec.interfaces import MemoryManager, ReservationMap
+from mmspec.invariant import TENTATIVE
+from mmspec.state import Mapping, PoolCounters, Setup
+from mmspec.trace import Recorder
 
 
 def mmap_flags(*, shared: bool, noreserve: bool, writable: bool) -> int:

@@ -288,14 +288,18 @@ def _closest(id_: str, ids: Iterable[str]) -> str:
 REGISTRY: Final = Registry()
 
 
-def _declare(kind: Kind, id_: str, over: Over, sources: tuple[Anchor, ...], **rest: Any) -> Callable[..., Invariant]:
+Declare = Callable[[Callable[..., Any]], "Invariant"]
+"""A decorator that makes a predicate an invariant."""
+
+
+def _declare(kind: Kind, id_: str, over: Over, sources: tuple[Anchor, ...], **rest: Any) -> Declare:
     def register(predicate: Callable[..., Any]) -> Invariant:
         return REGISTRY.add(Invariant(id=id_, kind=kind, over=over, predicate=predicate, sources=sources, **rest))
 
     return register
 
 
-def state_invariant(id_: str, *, over: Over, guard: str, source: tuple[Anchor, ...], **rest: Any) -> Any:
+def state_invariant(id_: str, *, over: Over, guard: str, source: tuple[Anchor, ...], **rest: Any) -> Declare:
     """Declare a statement about an object that is true whenever its guard is free.
 
     `guard` is a lock class (checked at each release), :data:`ALWAYS` or :data:`QUIESCENT`.
@@ -303,26 +307,26 @@ def state_invariant(id_: str, *, over: Over, guard: str, source: tuple[Anchor, .
     return _declare(Kind.STATE, id_, over, source, guard=guard, **rest)
 
 
-def precondition(id_: str, *, over: Over = Over.OPERATION, on: tuple[str, ...], source: Any, **rest: Any) -> Any:
+def precondition(id_: str, *, over: Over = Over.OPERATION, on: tuple[str, ...], source: Any, **rest: Any) -> Declare:
     """Declare what the caller of the functions `on` must establish."""
     return _declare(Kind.PRECONDITION, id_, over, source, on=on, functions=on, **rest)
 
 
-def postcondition(id_: str, *, over: Over = Over.OPERATION, on: tuple[str, ...], source: Any, **rest: Any) -> Any:
+def postcondition(id_: str, *, over: Over = Over.OPERATION, on: tuple[str, ...], source: Any, **rest: Any) -> Declare:
     """Declare what the functions `on` establish."""
     return _declare(Kind.POSTCONDITION, id_, over, source, on=on, functions=rest.pop("functions", on), **rest)
 
 
-def transition(id_: str, *, over: Over, on: tuple[str, ...] = (), source: Any, **rest: Any) -> Any:
+def transition(id_: str, *, over: Over, on: tuple[str, ...] = (), source: Any, **rest: Any) -> Declare:
     """Declare which steps, critical sections, operations or runs are allowed."""
     return _declare(Kind.TRANSITION, id_, over, source, on=on, **rest)
 
 
-def lock_rule(id_: str, *, over: Over = Over.EVENT, on: tuple[str, ...] = (), source: Any, **rest: Any) -> Any:
+def lock_rule(id_: str, *, over: Over = Over.EVENT, on: tuple[str, ...] = (), source: Any, **rest: Any) -> Declare:
     """Declare which locks a step needs, or must not have."""
     return _declare(Kind.LOCK_RULE, id_, over, source, on=on, **rest)
 
 
-def liveness(id_: str, *, over: Over = Over.RUN, source: Any, **rest: Any) -> Any:
-    """Declare what must happen eventually; evaluated on complete runs, where "never" is a deadlock or an endless retry."""
+def liveness(id_: str, *, over: Over = Over.RUN, source: Any, **rest: Any) -> Declare:
+    """Declare what must happen eventually; on complete runs, "never" is a deadlock or an endless retry."""
     return _declare(Kind.LIVENESS, id_, over, source, **rest)

@@ -8,7 +8,7 @@ violation either.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Final, Union
+from typing import Final
 
 import deal
 
@@ -25,7 +25,7 @@ class Vacuous:
 
 VACUOUS: Final = Vacuous()
 
-Truth = Union[bool, Vacuous]
+Truth = bool | Vacuous
 
 
 def implies(antecedent: object, consequent: Callable[[], Truth]) -> Truth:

@@ -42,7 +42,7 @@ class Anchor:
 
 GIBSON_2006 = Source(
     key="gibson-2006",
-    title="hugepage: Smarter handling of \"in-flight\" allocations",
+    title='hugepage: Smarter handling of "in-flight" allocations',
     author="David Gibson",
     date="18 October 2006",
     where='mail to Christoph Lameter, subject "Re: Huge performance regression in huge pages"',

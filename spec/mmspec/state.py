@@ -61,8 +61,10 @@ class PoolCounters:
 
     def minus(self, other: PoolCounters) -> dict[str, int]:
         """The visible counters that differ from `other`, with the difference."""
-        seen = self.names() if UNSEEN not in (self._tentative_huge_pages, other._tentative_huge_pages) else (
-            self.names()[:4]
+        seen = (
+            self.names()
+            if UNSEEN not in (self._tentative_huge_pages, other._tentative_huge_pages)
+            else (self.names()[:4])
         )
         return {n: getattr(self, n) - getattr(other, n) for n in seen if getattr(self, n) != getattr(other, n)}
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from toy import Body, Generator, toy, translate
+
 from mmconformance.engines import exhaustive
 from mmconformance.engines.execution import TaskProgram
 from mmconformance.engines.exhaustive import Exploration, NotDeterministic, Reduced, explore
 from mmreference.kernel.scheduler import Pause
 from mmspec.errors import UsageError
-from toy import Body, Generator, toy, translate
 
 #: Random programs that are compared; each takes some ten milliseconds.
 SEEDS = 250
@@ -327,5 +328,3 @@ def test_the_comparison_notices_that_woken_steps_forget(monkeypatch: pytest.Monk
 def test_the_comparison_notices_that_lock_races_end_at_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Reduced, "_races_of_waiting", lambda self, *_: [])
     assert _telling_fail()
-
-

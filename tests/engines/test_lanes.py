@@ -5,10 +5,11 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 
 import pytest
+from toy import Body, toy
+
 from mmconformance.engines.execution import Execution, TaskProgram
 from mmconformance.engines.lanes import rows, svg_lanes, text_lanes
 from mmconformance.engines.schedules import Drawn
-from toy import Body, toy
 
 
 def torn() -> Execution:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from toy import Body, toy
+
 from mmconformance.engines.execution import Execution, TaskProgram
 from mmconformance.engines.minimise import Sketched, minimise
 from mmconformance.engines.schedules import Random
 from mmreference.kernel.scheduler import First
-from toy import Body, toy
 
 IDLE: Body = [("inc", "z"), ("pause",), ("inc", "z"), ("pause",), ("inc", "z")]
 LOST: list[Body] = [

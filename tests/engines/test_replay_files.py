@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from toy import toy
+
 from mmconformance.engines.exhaustive import explore
 from mmconformance.engines.replay import VERSION, Recording, load, save
 from mmconformance.engines.schedules import Recorded
 from mmspec.errors import UsageError
-from toy import toy
 
 HEAD = b'{"format": "mmspec-replay", "version": 1'
 

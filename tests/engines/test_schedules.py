@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import find, given, settings
 from hypothesis import strategies as st
+from toy import Body, Generator, toy
+
 from mmconformance.engines.execution import Execution, TaskProgram
 from mmconformance.engines.exhaustive import explore
 from mmconformance.engines.schedules import Drawn, Random, Recorded
 from mmreference.kernel.scheduler import First
 from mmspec.errors import UsageError
-from toy import Body, Generator, toy
 
 WORK: Body = [("choice", [("inc", "x")], [("inc", "y")]), ("inc", "x"), ("lock", "L", [("inc", "y")])]
 

@@ -21,10 +21,10 @@ from typing import Any
 import attrs
 import msgspec
 
+from mmconformance.adapters.loading import CALL_LIMIT, Target, guarded
 from mmspec.errors import ImplementationFailure, UsageError
 from mmspec.interfaces import INTERFACES
 from mmspec.state import Mapping, PoolCounters, Setup
-from mmconformance.adapters.loading import CALL_LIMIT, Target, guarded
 
 VERSION = 1
 

@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from mmspec.errors import UsageError
 from mmconformance.bugs.mutant import Edit, Mutant
 from mmconformance.bugs.stories import ALL
+from mmspec.errors import UsageError
 
 MUTANTS: dict[str, Mutant] = {mutant.id: mutant for mutant in ALL}
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mmspec.invariant import INSTANTIATION_MUTEX, TENTATIVE
 from mmconformance.bugs.mutant import Edit, Mutant
+from mmspec.invariant import INSTANTIATION_MUTEX, TENTATIVE
 
 GIBSON = 'David Gibson, "hugepage: Smarter handling of in-flight allocations", 18 October 2006'
 WHITCROFT = 'Andy Whitcroft, "fix hugetlb MAP_PRIVATE reservations across vma splits V2", 23 June 2008'
@@ -220,7 +220,8 @@ ALL = (
         "The pool was found empty under the lock and the count read after it: in between, the page that was in flight "
         "has become the very page that the fault wants.",
         GIBSON + ", review point 1",
-        (Edit("mm.pool", "        if not backed and h.free_huge_pages <= h.resv_huge_pages:\n            return shortage(h, seen_gen)",
+        (Edit("mm.pool", "        if not backed and h.free_huge_pages <= h.resv_huge_pages:\n"
+              "            return shortage(h, seen_gen)",
               "        if not backed and h.free_huge_pages <= h.resv_huge_pages:\n            return 0"),
          Edit("mm.pool", "    if isinstance(result, int):\n        if result",
               "    if result == 0:\n        await Access((h.name, \"gen\"), \"read tentative_huge_pages\")\n"

@@ -33,11 +33,11 @@ def main(id_: str) -> None:
 def hunt(mutant: Mutant, arch: str = "x86_64") -> tuple[str, int]:
     """The id of the invariant that was broken ("" if none was), and how many programs were run until then."""
     import mmspec.invariants  # noqa: F401
-    from mmspec.invariant import Judge, judging
     from mmconformance.engines.exhaustive import explore
     from mmconformance.engines.sampled import run_plans
     from mmconformance.scenarios import DRILLS, SCENARIOS, drill, program
     from mmconformance.scenarios.drills import ClearLast
+    from mmspec.invariant import Judge, judging
 
     executions = 0
     for variant in mutant.variants:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import attrs
+
 from mmreference.kernel.scheduler import Executed, Scheduler, StepLimit, Strategy, Stuck, Task
 from mmspec.errors import Violation
 from mmspec.trace import Recorder, Run, recording

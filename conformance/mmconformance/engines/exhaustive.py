@@ -38,11 +38,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import attrs
+
+from mmconformance.engines.execution import Abandoned, Execution, Program
 from mmreference.kernel.locks import Lock
 from mmreference.kernel.scheduler import Location, Retry, Scheduler, Step, Task
 from mmspec.errors import UsageError
-
-from mmconformance.engines.execution import Abandoned, Execution, Program
 
 Footprint = dict[Location, bool]
 

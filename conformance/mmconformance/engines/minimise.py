@@ -6,10 +6,9 @@ import time
 from collections import deque
 from collections.abc import Iterator
 
-from mmreference.kernel.scheduler import Task
-
 from mmconformance.engines.execution import Execution, Program
 from mmconformance.engines.exhaustive import explore
+from mmreference.kernel.scheduler import Task
 
 #: A run as it might be: the tasks' names in the order of their steps, and per task the values of its choices.
 _Sketch = tuple[list[str], dict[str, list[int]]]

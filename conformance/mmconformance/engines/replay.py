@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+
 from mmspec.errors import UsageError
 
 #: What distinguishes these files from other JSON.

@@ -10,14 +10,14 @@ import attrs
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-from mmspec.errors import Violation
-from mmspec.trace import Recorder, recording
 from mmconformance.engines.execution import Execution
 from mmconformance.engines.schedules import Drawn
 from mmconformance.hazards import violation_for
 from mmconformance.machines.concurrent import Plan, plans
 from mmconformance.machines.steps import Step, shortest
 from mmconformance.scenarios.stage import performance
+from mmspec.errors import Violation
+from mmspec.trace import Recorder, recording
 
 
 @attrs.define

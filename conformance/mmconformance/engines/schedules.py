@@ -5,10 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 
+from mmconformance.engines.execution import Decision
 from mmreference.kernel.scheduler import Task
 from mmspec.errors import UsageError
-
-from mmconformance.engines.execution import Decision
 
 
 class Recorded:

@@ -13,6 +13,8 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from mmconformance.machines.shadow import VM_NORESERVE, ShadowFile, ShadowVma, ShadowWorld
+from mmconformance.machines.steps import Step, recorded
 from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, ImplementationFailure, Signal
 from mmspec.interfaces import MemoryManager
 from mmspec.invariant import REGISTRY, Over
@@ -20,8 +22,6 @@ from mmspec.invariants.hugetlb.terms import UNMAPPED, VM_MAYSHARE, VM_WRITE, map
 from mmspec.invariants.hugetlb.views import FaultView, VmaView
 from mmspec.state import PoolCounters, Setup
 from mmspec.trace import Event, Operation, Recorder
-from mmconformance.machines.steps import Step, recorded
-from mmconformance.machines.shadow import VM_NORESERVE, ShadowFile, ShadowVma, ShadowWorld
 
 PROCESSES = 3
 FILES = 3

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
+from mmconformance.machines.steps import Step, recorded
 from mmspec.errors import ImplementationFailure
 from mmspec.interfaces import ReservationMap
-from mmconformance.machines.steps import Step, recorded
 
 EDGE = 1 << 31
 """Where 32-bit arithmetic breaks; ranges lie near 0 or around here, so that regions meet."""

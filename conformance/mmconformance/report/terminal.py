@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from mmconformance.engines.exhaustive import Exploration
 from mmconformance.engines.execution import Execution
+from mmconformance.engines.exhaustive import Exploration
 from mmconformance.engines.lanes import text_lanes
 from mmconformance.verdicts import Failure, Report, Verdict
 

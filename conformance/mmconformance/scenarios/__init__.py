@@ -8,11 +8,11 @@ from types import ModuleType
 
 import attrs
 
-from mmspec.errors import UsageError
-from mmspec.invariant import VARIANTS
 from mmconformance.engines.execution import TaskProgram
 from mmconformance.scenarios import drills, races
 from mmconformance.scenarios.stage import Stage, performance
+from mmspec.errors import UsageError
+from mmspec.invariant import VARIANTS
 
 
 @attrs.frozen

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from mmconformance.scenarios.stage import Stage
 from mmreference.kernel.scheduler import First, Task
-from mmreference.mm.mmap import do_mremap, do_munmap, hugetlb_reserve_pages
 from mmreference.mm.file import Inode
+from mmreference.mm.mmap import do_mremap, do_munmap, hugetlb_reserve_pages
 from mmreference.mm.pool import hugetlb_report_meminfo, keep_huge_page
 from mmreference.mm.region import FileRegion, region_count
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from mmspec.invariant import REGISTRY, Over
-from mmspec.state import Setup
-from mmspec.trace import Recorder, Run
 from mmconformance.engines.execution import TaskProgram
 from mmconformance.hazards import violation_for
 from mmreference.kernel.scheduler import Scheduler
 from mmreference.manager import ReferenceMemoryManager
 from mmreference.mm.page import Page
 from mmreference.mm.process import get_user_pages, unpin
+from mmspec.invariant import REGISTRY, Over
+from mmspec.state import Setup
+from mmspec.trace import Recorder, Run
 
 
 class Stage:

@@ -8,10 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmreference.kernel.lockdep import LockOrder
+from mmreference.kernel.scheduler import (
+    Scheduler,
+    Step,
+    Task,
+    current_step,
+    current_task,
+    only_read,
+    synchronised,
+    unheard,
+)
 from mmspec.contracts import ENABLED
 from mmspec.trace import Held, Recorder
-from mmreference.kernel.lockdep import LockOrder
-from mmreference.kernel.scheduler import Scheduler, Step, Task, current_step, current_task, only_read, synchronised, unheard
 
 
 class SleepInAtomic(Exception):  # noqa: N818

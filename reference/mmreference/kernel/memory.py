@@ -93,10 +93,10 @@ class KernelObject:
         return self.name
 
 
-_POISONED: dict[type, type] = {}
+_POISONED: dict[type[KernelObject], type] = {}
 
 
-def _poisoned(cls: type) -> type:
+def _poisoned(cls: type[KernelObject]) -> type:
     """The class that a freed object of `cls` becomes."""
     if cls not in _POISONED:
 

@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import errno
 
-from mmspec.contracts import operation
-from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, VmFault
-from mmspec.invariant import INSTANTIATION_MUTEX
-from mmspec.invariants.hugetlb.views import fault_view
-from mmspec.trace import emit, note
 from mmreference.kernel.locks import might_sleep
 from mmreference.kernel.scheduler import Pause, may_fail
 from mmreference.mm.file import Inode, add_to_page_cache, find_lock_page, i_size_read
 from mmreference.mm.page import Page, get_page, put_page
 from mmreference.mm.pagetable import (
-    huge_ptep_clear_flush,
-    huge_ptep_get,
     huge_page_number,
     huge_pte_alloc,
+    huge_ptep_clear_flush,
+    huge_ptep_get,
     pte_same,
     replace_huge_pte,
     set_huge_pte_at,
@@ -35,8 +30,8 @@ from mmreference.mm.pool import (
     keep_huge_page,
     sample_generation,
 )
-from mmreference.mm.region import covered
 from mmreference.mm.quota import hugetlb_get_quota, hugetlb_put_quota
+from mmreference.mm.region import covered
 from mmreference.mm.resv_map import (
     HPAGE_RESV_OWNER,
     HPAGE_RESV_UNMAPPED,
@@ -46,6 +41,11 @@ from mmreference.mm.resv_map import (
     vma_needs_reservation,
 )
 from mmreference.mm.vma import VM_WRITE, Mm, Pte, Vma
+from mmspec.contracts import operation
+from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, VmFault
+from mmspec.invariant import INSTANTIATION_MUTEX
+from mmspec.invariants.hugetlb.views import fault_view
+from mmspec.trace import emit, note
 
 
 @operation(view=fault_view)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from mmspec.contracts import operation
-from mmspec.invariant import Over
-from mmspec.trace import emit, wrote
 from mmreference.kernel.locks import Mutex, RwSem, SpinLock
 from mmreference.kernel.memory import KernelObject, watched
 from mmreference.kernel.scheduler import Access, may_fail, touched
 from mmreference.mm.page import Page, get_page, hand_over, put_page, take_over
 from mmreference.mm.resv_map import ResvMap
+from mmspec.contracts import operation
+from mmspec.invariant import Over
+from mmspec.trace import emit, wrote
 
 if TYPE_CHECKING:
     from mmreference.mm.quota import SuperBlock

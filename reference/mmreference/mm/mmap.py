@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import errno
 
-from mmspec.contracts import operation
-from mmspec.invariants.hugetlb.views import vma_view
-from mmspec.trace import emit, note
 from mmreference.kernel.scheduler import may_fail
 from mmreference.mm.file import Inode
 from mmreference.mm.pagetable import flush_tlb_page, huge_page_number, huge_ptep_set_wrprotect, unmap_hugepage_range
 from mmreference.mm.pool import hugetlb_acct_memory
-from mmreference.mm.region import covered
 from mmreference.mm.quota import hugetlb_get_quota, hugetlb_put_quota
+from mmreference.mm.region import covered
 from mmreference.mm.resv_map import (
     HPAGE_RESV_OWNER,
     map_region_add,
@@ -26,6 +23,9 @@ from mmreference.mm.resv_map import (
 )
 from mmreference.mm.truncate import iput
 from mmreference.mm.vma import VM_NORESERVE, VM_WRITE, Mm, Vma, split_vma
+from mmspec.contracts import operation
+from mmspec.invariants.hugetlb.views import vma_view
+from mmspec.trace import emit, note
 
 
 @operation()

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mmspec.invariant import Over
-from mmspec.trace import emit, note
 from mmreference.kernel.atomics import Atomic
 from mmreference.kernel.locks import BitLock
 from mmreference.kernel.memory import KernelObject, watched
+from mmspec.invariant import Over
+from mmspec.trace import emit, note
 
 if TYPE_CHECKING:
     from mmreference.mm.file import Inode

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import attrs
 
-from mmspec.trace import emit, wrote
 from mmreference.kernel.scheduler import Access, may_fail, touched
 from mmreference.mm.page import Page, hand_over, put_page, take_over
 from mmreference.mm.vma import Mm, Pte, Vma
+from mmspec.trace import emit, wrote
 
 
 def huge_page_number(mm: Mm, address: int) -> int:

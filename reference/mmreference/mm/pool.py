@@ -9,12 +9,6 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
-from mmspec.contracts import operation
-from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, VmFault
-from mmspec.invariant import TENTATIVE, Over
-from mmspec.invariants.hugetlb.views import free_view, tag_view
-from mmspec.state import PoolCounters
-from mmspec.trace import emit, note
 from mmreference.kernel.lockdep import LockOrder
 from mmreference.kernel.locks import SpinLock
 from mmreference.kernel.memory import KernelObject, watched
@@ -23,6 +17,12 @@ from mmreference.mm.ledger import Ledger
 from mmreference.mm.page import Page, own_page, page_tentative, set_page_tentative
 from mmreference.mm.quota import hugetlb_put_quota, quota_settled
 from mmreference.mm.resv_map import reservations_of, reserved_at, vma_commit_reservation
+from mmspec.contracts import operation
+from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, VmFault
+from mmspec.invariant import TENTATIVE, Over
+from mmspec.invariants.hugetlb.views import free_view, tag_view
+from mmspec.state import PoolCounters
+from mmspec.trace import emit, note
 
 if TYPE_CHECKING:
     from mmreference.mm.system import System

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import errno
 
-from mmspec.contracts import operation
-from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, Signal
-from mmspec.invariants.hugetlb.views import fork_view
-from mmspec.trace import emit, note
 from mmreference.kernel.scheduler import Access, Retry, may_fail, touched
 from mmreference.mm.fault import hugetlb_fault
 from mmreference.mm.mmap import remove_vma
@@ -23,6 +19,10 @@ from mmreference.mm.pagetable import (
 from mmreference.mm.resv_map import reset_vma_resv_huge_pages
 from mmreference.mm.system import System
 from mmreference.mm.vma import VM_WRITE, Mm, Pte, Vma, hugetlb_vm_op_open
+from mmspec.contracts import operation
+from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, Signal
+from mmspec.invariants.hugetlb.views import fork_view
+from mmspec.trace import emit, note
 
 
 @operation(view=fork_view)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from mmspec.contracts import operation
-from mmspec.invariant import Over
-from mmspec.trace import emit
 from mmreference.kernel.locks import SpinLock
 from mmreference.kernel.memory import KernelObject, watched
 from mmreference.kernel.scheduler import touched
+from mmspec.contracts import operation
+from mmspec.invariant import Over
+from mmspec.trace import emit
 
 if TYPE_CHECKING:
     from mmreference.mm.system import System
@@ -42,7 +42,7 @@ class SuperBlock(KernelObject):
         return self.max_blocks != NO_LIMIT
 
     @property
-    def changes(self) -> int:  # type: ignore[override]
+    def changes(self) -> int:
         """Without a limit nobody's block can be missing, so the order of takers does not matter."""
         return self._changes if self.limited else 0
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from mmspec.contracts import operation
-from mmspec.invariant import Over
-from mmspec.invariants.hugetlb.views import commit_view, flags_view, own_region_steps
-from mmspec.trace import emit, wrote
 from mmreference.kernel.locks import RwLock, might_sleep
 from mmreference.kernel.memory import KernelObject, watched
 from mmreference.kernel.scheduler import current_task, may_fail, touched
 from mmreference.mm import region
+from mmspec.contracts import operation
+from mmspec.invariant import Over
+from mmspec.invariants.hugetlb.views import commit_view, flags_view, own_region_steps
+from mmspec.trace import emit, wrote
 
 if TYPE_CHECKING:
     from mmreference.mm.page import Page

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mmspec.arch import Architecture
-from mmspec.errors import UsageError
-from mmspec.invariant import VARIANTS, Over
-from mmspec.state import Setup
 from mmreference.kernel.lockdep import LockOrder
 from mmreference.kernel.locks import Mutex
 from mmreference.kernel.scheduler import Scheduler
 from mmreference.mm.tlb import Tlbs
+from mmspec.arch import Architecture
+from mmspec.errors import UsageError
+from mmspec.invariant import VARIANTS, Over
+from mmspec.state import Setup
 
 if TYPE_CHECKING:
     from mmreference.mm.file import Inode

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import errno
 
-from mmspec.contracts import operation
-from mmspec.trace import emit, note
 from mmreference.mm.file import Inode, covered_beyond, i_size_write, remove_from_page_cache
 from mmreference.mm.page import put_page
 from mmreference.mm.pagetable import unmap_hugepage_range
 from mmreference.mm.pool import hugetlb_acct_memory
 from mmreference.mm.quota import hugetlb_put_quota
 from mmreference.mm.resv_map import map_region_truncate, resv_map_put
+from mmspec.contracts import operation
+from mmspec.trace import emit, note
 
 
 @operation()

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from mmreference.kernel.locks import RwSem, SpinLock
+from mmreference.kernel.memory import KernelObject, watched
+from mmreference.kernel.scheduler import may_fail
 from mmspec.contracts import operation
 from mmspec.invariant import Over
 from mmspec.invariants.hugetlb.views import split_view
 from mmspec.trace import emit, note, wrote
-from mmreference.kernel.locks import RwSem, SpinLock
-from mmreference.kernel.memory import KernelObject, watched
-from mmreference.kernel.scheduler import may_fail
 
 if TYPE_CHECKING:
     from mmreference.mm.file import Inode

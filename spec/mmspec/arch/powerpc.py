@@ -13,9 +13,7 @@ POWERPC64 = Architecture(
     huge_level="pmd",
     mmap_base=1 << 47,
     user_end=1 << 49,
-    pte=PteBits(
-        valid=1 << 63, write=1 << 1, dirty=1 << 7, young=1 << 8, huge=1 << 62, pfn_shift=16
-    ),
+    pte=PteBits(valid=1 << 63, write=1 << 1, dirty=1 << 7, young=1 << 8, huge=1 << 62, pfn_shift=16),
     dirty_young=DirtyYoung.SOFTWARE,
     flush=Flush.BROADCAST,
     flush_instruction="tlbie, and removal of the hash entry",

@@ -32,6 +32,4 @@ def _riscv(mode: str, levels: tuple[TableLevel, ...]) -> Architecture:
 
 
 RISCV64_SV39 = _riscv("sv39", (TableLevel("pgd", 9), TableLevel("pmd", 9), TableLevel("pte", 9)))
-RISCV64_SV48 = _riscv(
-    "sv48", (TableLevel("pgd", 9), TableLevel("pud", 9), TableLevel("pmd", 9), TableLevel("pte", 9))
-)
+RISCV64_SV48 = _riscv("sv48", (TableLevel("pgd", 9), TableLevel("pud", 9), TableLevel("pmd", 9), TableLevel("pte", 9)))

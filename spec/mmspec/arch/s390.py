@@ -15,7 +15,13 @@ S390X = Architecture(
     user_end=1 << 53,
     # A segment-table entry: bit 0x20 says invalid, 0x200 protected, 0x400 that it maps a large page.
     pte=PteBits(
-        valid=0x20, write=0x200, dirty=0, young=0, huge=0x400, pfn_shift=12, valid_when_clear=True,
+        valid=0x20,
+        write=0x200,
+        dirty=0,
+        young=0,
+        huge=0x400,
+        pfn_shift=12,
+        valid_when_clear=True,
         write_when_clear=True,
     ),
     dirty_young=DirtyYoung.STORAGE_KEY,

@@ -35,7 +35,11 @@ X86_64_LA57 = Architecture(
     word_bits=64,
     page_shift=12,
     levels=(
-        TableLevel("pgd", 9), TableLevel("p4d", 9), TableLevel("pud", 9), TableLevel("pmd", 9), TableLevel("pte", 9),
+        TableLevel("pgd", 9),
+        TableLevel("p4d", 9),
+        TableLevel("pud", 9),
+        TableLevel("pmd", 9),
+        TableLevel("pte", 9),
     ),
     huge_page_size=2 << 20,
     huge_page_sizes=(2 << 20, 1 << 30),

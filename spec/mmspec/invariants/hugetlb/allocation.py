@@ -16,7 +16,7 @@ from mmspec.invariants.hugetlb.terms import (
     private_map,
     reserved,
 )
-from mmspec.logic import Truth, implies
+from mmspec.logic import VACUOUS, Truth, implies
 from mmspec.sources import field, gibson, whitcroft
 from mmspec.trace import Event, Operation, Section
 
@@ -24,8 +24,11 @@ RESV = ("hstate.resv_huge_pages", "resv_map.regions")
 
 
 @precondition(
-    "HTLB-ALC-001", on=("alloc_huge_page",), source=whitcroft("H-lockrule") + gibson("H-fault"),
-    locks=("mmap_sem", "hugetlb_instantiation_mutex"), fields=("vma.vm_start", "vma.vm_end"),
+    "HTLB-ALC-001",
+    on=("alloc_huge_page",),
+    source=whitcroft("H-lockrule") + gibson("H-fault"),
+    locks=("mmap_sem", "hugetlb_instantiation_mutex"),
+    fields=("vma.vm_start", "vma.vm_end"),
 )
 def allocates_inside_the_vma(op: Operation) -> Truth:
     """`alloc_huge_page` MUST be called for an offset inside the VMA, with `mmap_sem` held at least for read, and with
@@ -41,8 +44,13 @@ def allocates_inside_the_vma(op: Operation) -> Truth:
 
 
 @transition(
-    "HTLB-ALC-002", over=Over.SECTION, on=("hugetlb_lock",), source=gibson("H-alloc"), locks=("hugetlb_lock",),
-    functions=("alloc_huge_page",), fields=RESV,
+    "HTLB-ALC-002",
+    over=Over.SECTION,
+    on=("hugetlb_lock",),
+    source=gibson("H-alloc"),
+    locks=("hugetlb_lock",),
+    functions=("alloc_huge_page",),
+    fields=RESV,
 )
 def test_draw_and_dequeue_are_one_section(section: Section) -> Truth:
     """Availability test, draw, dequeue, count and tag MUST happen in one section of `hugetlb_lock`.
@@ -50,11 +58,12 @@ def test_draw_and_dequeue_are_one_section(section: Section) -> Truth:
     A gap between any two is a page promised or counted twice.
     """
     op = section.op
-    return implies(
-        op is not None and op.name == "alloc_huge_page" and section.did("dequeue"),
-        lambda: bool(section.did("availability_test"))
+    if op is None or op.name != "alloc_huge_page" or not section.did("dequeue"):
+        return VACUOUS
+    return (
+        bool(section.did("availability_test"))
         and bool(section.did("tag_write"))
-        and len(section.did("draw")) == int(op.backed),  # type: ignore[union-attr]
+        and len(section.did("draw")) == int(op.backed)
     )
 
 
@@ -63,8 +72,7 @@ def returned_page_is_the_callers(op: Operation, result: Any) -> Truth:
     """A returned page MUST have one reference, the caller's, and be on no free list."""
     return implies(
         is_page(result),
-        lambda: result._count == 1
-        and not any(result in pages for pages in op.vma.pool.hugepage_freelists.values()),
+        lambda: result._count == 1 and not any(result in pages for pages in op.vma.pool.hugepage_freelists.values()),
     )
 
 
@@ -78,7 +86,11 @@ def allocator_has_two_errors(op: Operation, result: Any) -> Truth:
 
 
 @postcondition(
-    "HTLB-ALC-005", on=("alloc_huge_page",), source=gibson("H-alloc"), variants=(TENTATIVE,), fields=RESV,
+    "HTLB-ALC-005",
+    on=("alloc_huge_page",),
+    source=gibson("H-alloc"),
+    variants=(TENTATIVE,),
+    fields=RESV,
     would_catch="BUG_ON(!page) after the counters were checked, with all free pages on a forbidden node",
 )
 def policy_refusal_is_a_shortage(op: Operation, result: Any) -> Truth:
@@ -92,7 +104,11 @@ def policy_refusal_is_a_shortage(op: Operation, result: Any) -> Truth:
 
 
 @transition(
-    "HTLB-ALC-006", over=Over.OPERATION, on=("hugetlb_fault",), source=whitcroft("H-needs", "H-commit"), fields=RESV,
+    "HTLB-ALC-006",
+    over=Over.OPERATION,
+    on=("hugetlb_fault",),
+    source=whitcroft("H-needs", "H-commit"),
+    fields=RESV,
     functions=("vma_needs_reservation", "vma_commit_reservation"),
 )
 def prepare_page_commit(op: Operation) -> Truth:
@@ -109,7 +125,10 @@ def prepare_page_commit(op: Operation) -> Truth:
 
 
 @postcondition(
-    "HTLB-ALC-007", on=("vma_needs_reservation",), source=whitcroft("H-needs"), fields=RESV,
+    "HTLB-ALC-007",
+    on=("vma_needs_reservation",),
+    source=whitcroft("H-needs"),
+    fields=RESV,
 )
 def prepare_reports_the_charge(op: Operation, result: int) -> Truth:
     """Prepare MUST report for a shared VMA the number of missing offsets (0 or 1); for an owner VMA 0 while the offset
@@ -136,7 +155,11 @@ def commit_records_one_offset(op: Operation, old: Any, new: Any) -> Truth:
 
 
 @postcondition(
-    "HTLB-ALC-009", over=Over.EVENT, on=("availability_test",), source=whitcroft("H-decr"), fields=RESV,
+    "HTLB-ALC-009",
+    over=Over.EVENT,
+    on=("availability_test",),
+    source=whitcroft("H-decr"),
+    fields=RESV,
     functions=("alloc_huge_page",),
 )
 def draws_exactly_for_outstanding_reservations(event: Event) -> Truth:
@@ -147,7 +170,10 @@ def draws_exactly_for_outstanding_reservations(event: Event) -> Truth:
 
 
 @postcondition(
-    "HTLB-ALC-010", on=("alloc_huge_page",), source=whitcroft("H-hasres"), fields=RESV,
+    "HTLB-ALC-010",
+    on=("alloc_huge_page",),
+    source=whitcroft("H-hasres"),
+    fields=RESV,
     would_catch="shared mappings refused their own reservation when free == resv (reported July 2008)",
 )
 def reserved_page_is_not_refused(op: Operation, result: Any) -> Truth:
@@ -167,17 +193,22 @@ def second_page_stays_outside_the_reserve(op: Operation, result: Any) -> Truth:
     """
     return implies(
         owner(op.vma) and op.charge == 1,
-        lambda: op.delta("resv_huge_pages") == 0
-        and (
-            not is_page(result)
-            or op.at_test.free_huge_pages > op.at_test.resv_huge_pages
-            or op.vma.pool.nr_overcommit_huge_pages > 0
+        lambda: (
+            op.delta("resv_huge_pages") == 0
+            and (
+                not is_page(result)
+                or op.at_test.free_huge_pages > op.at_test.resv_huge_pages
+                or op.vma.pool.nr_overcommit_huge_pages > 0
+            )
         ),
     )
 
 
 @postcondition(
-    "HTLB-ALC-012", on=("hugetlb_fault",), source=whitcroft("H-needs"), fields=RESV,
+    "HTLB-ALC-012",
+    on=("hugetlb_fault",),
+    source=whitcroft("H-needs"),
+    fields=RESV,
     would_catch="a negative result of prepare stored in an unsigned charge (2008)",
 )
 def failed_prepare_is_an_error(op: Operation, result: Any) -> Truth:
@@ -189,14 +220,17 @@ def failed_prepare_is_an_error(op: Operation, result: Any) -> Truth:
 @postcondition("HTLB-ALC-013", on=("vma_needs_reservation",), source=whitcroft("H-needs"), fields=RESV)
 def prepare_needs_no_undoing(op: Operation, result: int) -> Truth:
     """Giving up after prepare MUST need no undoing: coverage is unchanged, so a later prepare reports the same."""
-    return implies(
-        result >= 0 and op.did("prepare"), lambda: not [e for e in op.all("write") if e.field == "regions"]
-    )
+    return implies(result >= 0 and op.did("prepare"), lambda: not [e for e in op.all("write") if e.field == "regions"])
 
 
 @transition(
-    "HTLB-ALC-014", over=Over.OPERATION, on=("free_huge_page",), source=whitcroft("H-commit"), fields=RESV,
-    functions=("free_huge_page",), would_catch="reservations leaked by the error paths of private mappings (2016)",
+    "HTLB-ALC-014",
+    over=Over.OPERATION,
+    on=("free_huge_page",),
+    source=whitcroft("H-commit"),
+    fields=RESV,
+    functions=("free_huge_page",),
+    would_catch="reservations leaked by the error paths of private mappings (2016)",
 )
 def unused_page_gives_its_reservation_back(op: Operation, old: Any) -> Truth:
     """If a page was drawn from the reserve and is not used, its offset MUST count as reserved again and
@@ -213,13 +247,15 @@ def unused_page_gives_its_reservation_back(op: Operation, old: Any) -> Truth:
 
 
 @lock_rule(
-    "HTLB-ALC-015", on=("kmalloc_may_sleep",), source=whitcroft("H-needs"), fields=("resv_map.regions",),
-    locks=("page_table_lock", "hugetlb_lock"), functions=("vma_needs_reservation", "hugetlb_cow"),
+    "HTLB-ALC-015",
+    on=("kmalloc_may_sleep",),
+    source=whitcroft("H-needs"),
+    fields=("resv_map.regions",),
+    locks=("page_table_lock", "hugetlb_lock"),
+    functions=("vma_needs_reservation", "hugetlb_cow"),
     would_catch="a region allocated under page_table_lock on the copy path (fixed August 2008)",
     enforced_by="might_sleep() with CONFIG_DEBUG_ATOMIC_SLEEP",
 )
 def region_memory_outside_spinlocks(event: Event) -> Truth:
     """Memory for region lists MUST NOT be allocated while a spinlock is held."""
     return not event.spinlocks
-
-

@@ -17,9 +17,14 @@ def clears_at_once(run: Run) -> int:
     return most
 
 
-@transition("HTLB-PRF-001", over=Over.RUN, source=gibson("D2", "D3"), variants=(TENTATIVE,),
-            functions=("hugetlb_no_page", "clear_huge_page"),
-            would_catch="page clearing serialised by a global mutex")
+@transition(
+    "HTLB-PRF-001",
+    over=Over.RUN,
+    source=gibson("D2", "D3"),
+    variants=(TENTATIVE,),
+    functions=("hugetlb_no_page", "clear_huge_page"),
+    would_catch="page clearing serialised by a global mutex",
+)
 def clearing_overlaps(run: Run) -> Truth:
     """Clearing of different pages MUST be able to overlap: n threads that fault n distinct slots can all clear at the
     same time.
@@ -27,8 +32,14 @@ def clearing_overlaps(run: Run) -> Truth:
     return implies("can_overlap" in run.facts, lambda: clears_at_once(run) == run.facts["can_overlap"])
 
 
-@transition("HTLB-PRF-002", over=Over.RUN, source=gibson("D2"), variants=(INSTANTIATION_MUTEX,),
-            functions=("hugetlb_fault",), locks=("hugetlb_instantiation_mutex",))
+@transition(
+    "HTLB-PRF-002",
+    over=Over.RUN,
+    source=gibson("D2"),
+    variants=(INSTANTIATION_MUTEX,),
+    functions=("hugetlb_fault",),
+    locks=("hugetlb_instantiation_mutex",),
+)
 def mutex_serialises_clearing(run: Run) -> Truth:
     """With the instantiation mutex at most one page MUST be cleared or copied at a time in the whole system.
 
@@ -45,8 +56,14 @@ def wasted_clearing_is_bounded(run: Run) -> Truth:
     return implies(clears and not run.stuck, lambda: clears <= landed)
 
 
-@transition("HTLB-PRF-004", over=Over.OPERATION, on=("hugetlb_fault",), source=whitcroft("H-commit", "H-close"),
-            functions=("vma_commit_reservation", "hugetlb_vm_op_close"), fields=("resv_map.regions",))
+@transition(
+    "HTLB-PRF-004",
+    over=Over.OPERATION,
+    on=("hugetlb_fault",),
+    source=whitcroft("H-commit", "H-close"),
+    functions=("vma_commit_reservation", "hugetlb_vm_op_close"),
+    fields=("resv_map.regions",),
+)
 def fault_touches_one_region(op: Operation) -> Truth:
     """A fault MUST touch one offset of one region list; its cost MUST NOT grow with the length of the mapping."""
     added = op.calls("map_region_add")

@@ -53,24 +53,41 @@ def sole_user_writes_in_place(op: Operation, result: Any) -> Truth:
     """
     return implies(
         op.did("sole_user"),
-        lambda: all(e.count == 1 for e in op.all("sole_user"))
-        and result is VM_FAULT_MINOR
-        and op.did("pte_mkwrite") and not op.did("copy") and not own_counters(op),
+        lambda: (
+            all(e.count == 1 for e in op.all("sole_user"))
+            and result is VM_FAULT_MINOR
+            and op.did("pte_mkwrite")
+            and not op.did("copy")
+            and not own_counters(op)
+        ),
     )
 
 
-@transition("HTLB-COW-003", over=Over.OPERATION, on=COW, source=gibson("H-cow"), fields=COUNT, functions=COW,
-            would_catch="a page freed by unmap while it is being copied")
+@transition(
+    "HTLB-COW-003",
+    over=Over.OPERATION,
+    on=COW,
+    source=gibson("H-cow"),
+    fields=COUNT,
+    functions=COW,
+    would_catch="a page freed by unmap while it is being copied",
+)
 def old_page_is_pinned_for_the_copy(op: Operation) -> Truth:
     """The old page MUST be pinned before `page_table_lock` is dropped for the copy, and unpinned after it."""
     copy = op.one("copy")
     if copy is None:
         return VACUOUS
-    pins = [e.kind for e in op.events if e.kind in ("get_page", "copied", "put_page") and e.data.get("page", copy.old) is copy.old]
+    pins = [
+        e.kind
+        for e in op.events
+        if e.kind in ("get_page", "copied", "put_page") and e.data.get("page", copy.old) is copy.old
+    ]
     return pins[:2] == ["get_page", "copied"]
 
 
-@lock_rule("HTLB-COW-004", on=("copy", "pte_replace"), source=gibson("H-cow"), locks=("page_table_lock",), functions=COW)
+@lock_rule(
+    "HTLB-COW-004", on=("copy", "pte_replace"), source=gibson("H-cow"), locks=("page_table_lock",), functions=COW
+)
 def copy_runs_unlocked(event: Event) -> Truth:
     """The copy MUST run without `page_table_lock`, and be complete before the new page is mapped."""
     if event.kind == "copy":
@@ -85,7 +102,7 @@ def entry_is_compared_again(op: Operation) -> Truth:
     """
     if not op.did("pte_replace"):
         return VACUOUS
-    steps = [e for e in op.all("copied", "pte_check", "pte_replace")]
+    steps = op.all("copied", "pte_check", "pte_replace")
     kinds = [e.kind for e in steps]
     at = kinds.index("pte_replace")
     return kinds[at - 1] == "pte_check" and steps[at - 1].same and "copied" in kinds[: at - 1]
@@ -110,14 +127,24 @@ def failed_copy_keeps_the_entry(op: Operation, result: Any) -> Truth:
     calls = op.calls("alloc_huge_page")
     return implies(
         calls and is_shortage(calls[-1].result),
-        lambda: not op.did("pte_replace", "pte_mkwrite", "pte_clear")
-        and op.delta("_count") == 0
-        and result is (VM_FAULT_MINOR if calls[-1].result == RETRY else VM_FAULT_OOM),
+        lambda: (
+            not op.did("pte_replace", "pte_mkwrite", "pte_clear")
+            and op.delta("_count") == 0
+            and result is (VM_FAULT_MINOR if calls[-1].result == RETRY else VM_FAULT_OOM)
+        ),
     )
 
 
-@transition("HTLB-COW-008", over=Over.OPERATION, on=COW, source=gibson("H-cow"), variants=(TENTATIVE,), fields=PTE,
-            locks=("page_table_lock",), functions=COW)
+@transition(
+    "HTLB-COW-008",
+    over=Over.OPERATION,
+    on=COW,
+    source=gibson("H-cow"),
+    variants=(TENTATIVE,),
+    fields=PTE,
+    locks=("page_table_lock",),
+    functions=COW,
+)
 def entry_and_shortage_are_one_section(op: Operation) -> Truth:
     """Within one address space, the test of the entry and a failed allocation MUST be in one section of
     `page_table_lock`.
@@ -130,8 +157,16 @@ def entry_and_shortage_are_one_section(op: Operation) -> Truth:
     return not any(e.kind == "release" and e.lock.cls == "page_table_lock" for e in op.events)
 
 
-@transition("HTLB-COW-009", over=Over.OPERATION, on=COW, source=gibson("H-cow"), variants=(TENTATIVE,), fields=COUNT,
-            functions=COW, would_catch="a child killed although its parent had just made it the page's sole user")
+@transition(
+    "HTLB-COW-009",
+    over=Over.OPERATION,
+    on=COW,
+    source=gibson("H-cow"),
+    variants=(TENTATIVE,),
+    fields=COUNT,
+    functions=COW,
+    would_catch="a child killed although its parent had just made it the page's sole user",
+)
 def copy_failure_names_a_shared_page(op: Operation, result: Any) -> Truth:
     """A copy that ends in VM_FAULT_OOM MUST have had the page still shared at the instant when the pool was found empty
     with nothing in flight.
@@ -152,8 +187,14 @@ def replacing_keeps_rss(op: Operation) -> Truth:
     )
 
 
-@postcondition("HTLB-COW-011", over=Over.OPERATION, on=COW, source=gibson("H-cow"), fields=("page.content", *PTE),
-               interfaces=("MemoryManager",))
+@postcondition(
+    "HTLB-COW-011",
+    over=Over.OPERATION,
+    on=COW,
+    source=gibson("H-cow"),
+    fields=("page.content", *PTE),
+    interfaces=("MemoryManager",),
+)
 def copy_is_a_copy(op: Operation) -> Truth:
     """After a copy the writer MUST see the old content, and all other mappers MUST keep the old page."""
     copied = op.one("copied")
@@ -163,9 +204,16 @@ def copy_is_a_copy(op: Operation) -> Truth:
     return copied.after == copied.before and not others
 
 
-@state_invariant("HTLB-COW-012", over=Over.MM, guard="page_table_lock", source=gibson("H-cow"), fields=PTE,
-                 locks=("page_table_lock",), functions=("hugetlb_cow", "dup_mm", "unmap_hugepage_range"),
-                 would_catch="a page-table entry replaced without flushing the old translation")
+@state_invariant(
+    "HTLB-COW-012",
+    over=Over.MM,
+    guard="page_table_lock",
+    source=gibson("H-cow"),
+    fields=PTE,
+    locks=("page_table_lock",),
+    functions=("hugetlb_cow", "dup_mm", "unmap_hugepage_range"),
+    would_catch="a page-table entry replaced without flushing the old translation",
+)
 def no_stale_translation(mm: Any) -> Truth:
     """When `page_table_lock` is released, no CPU MUST remember a translation that the page table has replaced, taken
     away or made more permissive than before.
@@ -176,15 +224,26 @@ def no_stale_translation(mm: Any) -> Truth:
     return implies(remembered, lambda: all(mm.ptes.get(vpn) == entry for vpn, entry in remembered))
 
 
-@precondition("HTLB-COW-013", on=COW, source=gibson("H-fault", "H-alloc"), fields=PTE,
-              would_catch="a private copy in a shared mapping after mprotect, drawn from the reserve once more")
+@precondition(
+    "HTLB-COW-013",
+    on=COW,
+    source=gibson("H-fault", "H-alloc"),
+    fields=PTE,
+    would_catch="a private copy in a shared mapping after mprotect, drawn from the reserve once more",
+)
 def shared_mappings_are_not_copied(op: Operation) -> Truth:
     """Copy-on-write MUST NOT be applied to a shared mapping; its write-protected entry is made writable."""
     return not mapped_shared(op.vma)
 
 
-@postcondition("HTLB-COW-014", on=COW, source=whitcroft("H-flags", "H-comment"), variants=(INSTANTIATION_MUTEX,),
-               fields=("vma.vm_private_data",), functions=("hugetlb_cow", "unmap_ref_private"))
+@postcondition(
+    "HTLB-COW-014",
+    on=COW,
+    source=whitcroft("H-flags", "H-comment"),
+    variants=(INSTANTIATION_MUTEX,),
+    fields=("vma.vm_private_data",),
+    functions=("hugetlb_cow", "unmap_ref_private"),
+)
 def owner_gets_its_page_back(op: Operation, result: Any) -> Truth:
     """When the owner must copy a page and there is none outside the reserve, the page MUST be unmapped from those that
     inherited it, which get marked, and the owner reuses it.
@@ -208,8 +267,12 @@ def inheritor_copies_outside_the_reserve(op: Operation) -> Truth:
     )
 
 
-@postcondition("HTLB-COW-016", on=("hugetlb_fault",), source=whitcroft("M4", "H-commit"),
-               fields=("resv_map.regions", "hstate.resv_huge_pages"))
+@postcondition(
+    "HTLB-COW-016",
+    on=("hugetlb_fault",),
+    source=whitcroft("M4", "H-commit"),
+    fields=("resv_map.regions", "hstate.resv_huge_pages"),
+)
 def first_private_copy_consumes(op: Operation, old: Any, new: Any) -> Truth:
     """A copy by the owner of a page-cache page, the first private page at that offset, MUST consume the offset's
     reservation.
@@ -218,5 +281,3 @@ def first_private_copy_consumes(op: Operation, old: Any, new: Any) -> Truth:
         owner(op.vma) and old.reserved and op.did("pte_replace"),
         lambda: new.consumed and op.delta("resv_huge_pages") == -1,
     )
-
-

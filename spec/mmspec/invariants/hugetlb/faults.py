@@ -38,8 +38,14 @@ def no_page_table_is_out_of_memory(op: Operation, result: Any) -> Truth:
     return implies(op.did("pte_alloc_failed"), lambda: result is VM_FAULT_OOM and not own_effects(op))
 
 
-@transition("HTLB-FLT-002", over=Over.OPERATION, on=("hugetlb_fault",), source=gibson("H-fault"), fields=PTE,
-            functions=("hugetlb_fault",))
+@transition(
+    "HTLB-FLT-002",
+    over=Over.OPERATION,
+    on=("hugetlb_fault",),
+    source=gibson("H-fault"),
+    fields=PTE,
+    functions=("hugetlb_fault",),
+)
 def the_entry_chooses_the_path(op: Operation) -> Truth:
     """An empty entry MUST go to instantiation, a present one to the write-protect path under `page_table_lock` after
     the entry is read again.
@@ -49,14 +55,17 @@ def the_entry_chooses_the_path(op: Operation) -> Truth:
         return VACUOUS
     if read.entry is None:
         return bool(op.calls("hugetlb_no_page"))
-    return not op.calls("hugetlb_no_page") and (
-        not op.calls("hugetlb_cow") or any(e.same for e in op.all("pte_check"))
-    )
+    return not op.calls("hugetlb_no_page") and (not op.calls("hugetlb_cow") or any(e.same for e in op.all("pte_check")))
 
 
 @lock_rule(
-    "HTLB-FLT-003", over=Over.OPERATION, on=("hugetlb_fault",), source=gibson("H-fault", "D2"),
-    variants=(INSTANTIATION_MUTEX,), locks=("hugetlb_instantiation_mutex",), functions=("hugetlb_fault",),
+    "HTLB-FLT-003",
+    over=Over.OPERATION,
+    on=("hugetlb_fault",),
+    source=gibson("H-fault", "D2"),
+    variants=(INSTANTIATION_MUTEX,),
+    locks=("hugetlb_instantiation_mutex",),
+    functions=("hugetlb_fault",),
     would_catch="the entry read before the mutex is taken: a spurious out-of-memory kill",
 )
 def mutex_spans_the_fault(op: Operation) -> Truth:
@@ -68,8 +77,12 @@ def mutex_spans_the_fault(op: Operation) -> Truth:
 
 
 @lock_rule(
-    "HTLB-FLT-004", on=("clear_huge_page",), source=gibson("D2", "D3"), variants=(TENTATIVE,),
-    functions=("hugetlb_no_page",), would_catch="page clearing inside a global mutex, one page at a time",
+    "HTLB-FLT-004",
+    on=("clear_huge_page",),
+    source=gibson("D2", "D3"),
+    variants=(TENTATIVE,),
+    functions=("hugetlb_no_page",),
+    would_catch="page clearing inside a global mutex, one page at a time",
 )
 def clearing_excludes_nobody(event: Event) -> Truth:
     """A fault MUST NOT hold any lock exclusively while it clears its page.
@@ -79,8 +92,15 @@ def clearing_excludes_nobody(event: Event) -> Truth:
     return all(h.shared for h in event.held)
 
 
-@transition("HTLB-FLT-005", over=Over.OPERATION, on=("hugetlb_no_page",), source=gibson("D2"), fields=PTE,
-            functions=NO_PAGE, would_catch="clearing moved behind set_huge_pte_at: another thread reads old content")
+@transition(
+    "HTLB-FLT-005",
+    over=Over.OPERATION,
+    on=("hugetlb_no_page",),
+    source=gibson("D2"),
+    fields=PTE,
+    functions=NO_PAGE,
+    would_catch="clearing moved behind set_huge_pte_at: another thread reads old content",
+)
 def cleared_before_it_can_be_reached(op: Operation) -> Truth:
     """Clearing MUST be complete before a new page can be reached through a page table or the page cache."""
     obtained = {
@@ -98,29 +118,46 @@ def cleared_before_it_can_be_reached(op: Operation) -> Truth:
     return every(checks)
 
 
-@transition("HTLB-FLT-006", over=Over.EVENT, on=("cache_insert", "pte_insert"), source=gibson("H-nopage-a"),
-            functions=NO_PAGE, fields=("page.content",), interfaces=("MemoryManager",))
+@transition(
+    "HTLB-FLT-006",
+    over=Over.EVENT,
+    on=("cache_insert", "pte_insert"),
+    source=gibson("H-nopage-a"),
+    functions=NO_PAGE,
+    fields=("page.content",),
+    interfaces=("MemoryManager",),
+)
 def new_page_reads_as_zeros(event: Event) -> Truth:
     """A new page MUST read as zeros when it is published."""
     return implies(event.kind == "cache_insert" or event.page.tag, lambda: event.page.content == 0)
 
 
 @transition(
-    "HTLB-FLT-007", over=Over.OPERATION, on=("hugetlb_no_page",), source=gibson("H-nopage-a"), fields=("inode.i_size",),
-    functions=NO_PAGE, would_catch="an out-of-memory kill instead of SIGBUS beyond the end, with the pool empty",
+    "HTLB-FLT-007",
+    over=Over.OPERATION,
+    on=("hugetlb_no_page",),
+    source=gibson("H-nopage-a"),
+    fields=("inode.i_size",),
+    functions=NO_PAGE,
+    would_catch="an out-of-memory kill instead of SIGBUS beyond the end, with the pool empty",
 )
 def size_before_quota_and_allocation(op: Operation) -> Truth:
     """The file size MUST be tested before quota is taken and before a page is allocated."""
     return implies(
         op.did("quota_get", "quota_failed", "availability_test"),
-        lambda: op.before("size_test", "quota_get")
-        and op.before("size_test", "quota_failed")
-        and op.before("size_test", "availability_test"),
+        lambda: (
+            op.before("size_test", "quota_get")
+            and op.before("size_test", "quota_failed")
+            and op.before("size_test", "availability_test")
+        ),
     )
 
 
 @postcondition(
-    "HTLB-FLT-008", on=("hugetlb_fault",), source=gibson("H-nopage-a"), fields=("inode.i_size",),
+    "HTLB-FLT-008",
+    on=("hugetlb_fault",),
+    source=gibson("H-nopage-a"),
+    fields=("inode.i_size",),
     interfaces=("MemoryManager",),
 )
 def beyond_the_end_is_sigbus(op: Operation, old: Any, new: Any, result: Any) -> Truth:
@@ -133,9 +170,16 @@ def beyond_the_end_is_sigbus(op: Operation, old: Any, new: Any, result: Any) -> 
     )
 
 
-@lock_rule("HTLB-FLT-009", over=Over.OPERATION, on=("hugetlb_no_page",), source=gibson("H-nopage-a"),
-           locks=("page_lock",), fields=("inode.i_size",), functions=NO_PAGE,
-           would_catch="i_size tested before the page lock: a page mapped beyond the end of the file")
+@lock_rule(
+    "HTLB-FLT-009",
+    over=Over.OPERATION,
+    on=("hugetlb_no_page",),
+    source=gibson("H-nopage-a"),
+    locks=("page_lock",),
+    fields=("inode.i_size",),
+    functions=NO_PAGE,
+    would_catch="i_size tested before the page lock: a page mapped beyond the end of the file",
+)
 def size_of_a_cached_page_is_tested_locked(op: Operation) -> Truth:
     """For a page found in the cache, the size MUST be tested with that page locked."""
     found = None
@@ -150,9 +194,15 @@ def size_of_a_cached_page_is_tested_locked(op: Operation) -> Truth:
     return every(checks)
 
 
-@lock_rule("HTLB-FLT-010", on=("pte_insert",), source=gibson("H-nopage-c"), locks=("fault_sem", "page_table_lock"),
-           fields=("inode.i_size",), functions=NO_PAGE,
-           would_catch="the second size test removed (2006 as posted): a page mapped beyond the end of the file")
+@lock_rule(
+    "HTLB-FLT-010",
+    on=("pte_insert",),
+    source=gibson("H-nopage-c"),
+    locks=("fault_sem", "page_table_lock"),
+    fields=("inode.i_size",),
+    functions=NO_PAGE,
+    would_catch="the second size test removed (2006 as posted): a page mapped beyond the end of the file",
+)
 def entry_is_set_with_truncation_excluded(event: Event) -> Truth:
     """When a fault sets an entry, truncation MUST be excluded since the size was tested, or the size tested again under
     `page_table_lock`.
@@ -171,22 +221,36 @@ def _size_tested_again(event: Event) -> bool:
     return False
 
 
-@transition("HTLB-FLT-011", over=Over.OPERATION, on=("hugetlb_no_page",), source=gibson("H-nopage-c"), fields=CACHE,
-            functions=NO_PAGE)
+@transition(
+    "HTLB-FLT-011",
+    over=Over.OPERATION,
+    on=("hugetlb_no_page",),
+    source=gibson("H-nopage-c"),
+    fields=CACHE,
+    functions=NO_PAGE,
+)
 def failed_fault_leaves_no_cached_page(op: Operation, result: Any) -> Truth:
     """A fault that ends in VM_FAULT_SIGBUS MUST have removed what it put into the cache, returned its quota and
     restored its reservation.
     """
     return implies(
         result is VM_FAULT_SIGBUS,
-        lambda: len(op.all("cache_insert")) == len(op.all("cache_remove"))
-        and op.delta("free_blocks") == 0
-        and op.delta("resv_huge_pages") == 0,
+        lambda: (
+            len(op.all("cache_insert")) == len(op.all("cache_remove"))
+            and op.delta("free_blocks") == 0
+            and op.delta("resv_huge_pages") == 0
+        ),
     )
 
 
-@transition("HTLB-FLT-012", over=Over.EVENT, on=("pte_insert",), source=gibson("H-nopage-b"), fields=(*PTE, *CACHE),
-            functions=NO_PAGE)
+@transition(
+    "HTLB-FLT-012",
+    over=Over.EVENT,
+    on=("pte_insert",),
+    source=gibson("H-nopage-b"),
+    fields=(*PTE, *CACHE),
+    functions=NO_PAGE,
+)
 def shared_mappings_go_through_the_cache(event: Event) -> Truth:
     """Instantiation in a shared mapping MUST go through the page cache: insertion decides among racers, and comes before
     the entry.
@@ -198,8 +262,9 @@ def shared_mappings_go_through_the_cache(event: Event) -> Truth:
     )
 
 
-@state_invariant("HTLB-FLT-013", over=Over.WORLD, guard=QUIESCENT, source=gibson("D1"), fields=(*PTE, *CACHE),
-                 functions=NO_PAGE)
+@state_invariant(
+    "HTLB-FLT-013", over=Over.WORLD, guard=QUIESCENT, source=gibson("D1"), fields=(*PTE, *CACHE), functions=NO_PAGE
+)
 def one_page_per_file_offset(world: Any) -> Truth:
     """At most one page MUST exist per file and index, and every entry of a shared mapping for the index MUST point to
     it.
@@ -233,8 +298,13 @@ def failed_insertion_ends_the_fault(op: Operation, result: Any) -> Truth:
     return implies(failed, lambda: result in (VM_FAULT_SIGBUS, VM_FAULT_OOM) and not own_effects(op))
 
 
-@lock_rule("HTLB-FLT-016", on=("pte_insert",), source=gibson("H-nopage-b", "H-nopage-c"),
-           locks=("page_lock", "page_table_lock"), functions=NO_PAGE)
+@lock_rule(
+    "HTLB-FLT-016",
+    on=("pte_insert",),
+    source=gibson("H-nopage-b", "H-nopage-c"),
+    locks=("page_lock", "page_table_lock"),
+    functions=NO_PAGE,
+)
 def page_lock_outside_page_table_lock(event: Event) -> Truth:
     """A fault MUST lock the page before it takes `page_table_lock`, and unlock it after."""
     classes = event.classes
@@ -274,29 +344,50 @@ def private_write_needs_one_fault(op: Operation, result: Any) -> Truth:
     """
     return implies(
         op.write and not mapped_shared(op.vma) and result is VM_FAULT_MINOR and op.did("pte_insert"),
-        lambda: op.did("pte_mkwrite", "pte_replace", "cow_lost", "quota_failed")
-        or any(c.result == RETRY for c in op.calls("alloc_huge_page")),
+        lambda: (
+            op.did("pte_mkwrite", "pte_replace", "cow_lost", "quota_failed")
+            or any(c.result == RETRY for c in op.calls("alloc_huge_page"))
+        ),
     )
 
 
-@state_invariant("HTLB-FLT-020", over=Over.MM, guard="page_table_lock", source=gibson("H-nopage-c"),
-                 fields=("mm.file_rss",), functions=("hugetlb_no_page", "unmap_hugepage_range"))
+@state_invariant(
+    "HTLB-FLT-020",
+    over=Over.MM,
+    guard="page_table_lock",
+    source=gibson("H-nopage-c"),
+    fields=("mm.file_rss",),
+    functions=("hugetlb_no_page", "unmap_hugepage_range"),
+)
 def rss_counts_huge_entries(mm: Any) -> Truth:
     """An address space's file rss MUST be the number of its huge-page entries times the base pages in a huge page."""
     return bool(mm.file_rss == len(mm.ptes) * mm.system.base_pages_per_huge_page)
 
 
-@state_invariant("HTLB-FLT-021", over=Over.PAGE, guard=ALWAYS, source=gibson("H-nopage-a", "H-nopage-b", "H-cow"),
-                 fields=("page._count",), functions=("hugetlb_no_page", "hugetlb_cow", "dup_mm"),
-                 would_catch="a missing get_page around a locked page: freed while the fault uses it (2012)")
+@state_invariant(
+    "HTLB-FLT-021",
+    over=Over.PAGE,
+    guard=ALWAYS,
+    source=gibson("H-nopage-a", "H-nopage-b", "H-cow"),
+    fields=("page._count",),
+    functions=("hugetlb_no_page", "hugetlb_cow", "dup_mm"),
+    would_catch="a missing get_page around a locked page: freed while the fault uses it (2012)",
+)
 def count_equals_references(page: Any) -> Truth:
     """A page's count MUST equal its place in the page cache plus its page-table entries plus temporary references."""
     cached = page.mapping is not None and page.mapping.pages.get(page.index) is page
     return bool(page._count == int(cached) + len(page.ptes) + page.temp_refs + page.pins)
 
 
-@transition("HTLB-FLT-022", over=Over.OPERATION, on=("hugetlb_fault",), source=gibson("H-nopage-a", "H-nopage-c"),
-            locks=("page_lock", "page_table_lock"), fields=("page._count",), functions=("hugetlb_fault",))
+@transition(
+    "HTLB-FLT-022",
+    over=Over.OPERATION,
+    on=("hugetlb_fault",),
+    source=gibson("H-nopage-a", "H-nopage-c"),
+    locks=("page_lock", "page_table_lock"),
+    fields=("page._count",),
+    functions=("hugetlb_fault",),
+)
 def fault_leaves_no_lock_and_no_reference(op: Operation) -> Truth:
     """Locks and temporary references MUST be balanced on every exit of a fault."""
     return op.context.held == op.held_at_entry and op.delta("temp_refs") == 0
@@ -311,8 +402,14 @@ def retry_code_becomes_a_minor_fault(op: Operation, result: Any) -> Truth:
     return implies(calls and calls[-1].result == RETRY, lambda: result is VM_FAULT_MINOR)
 
 
-@transition("HTLB-FLT-024", over=Over.OPERATION, on=("access",), source=gibson("D4"), fields=(*PTE, *CACHE),
-            functions=("hugetlb_fault",))
+@transition(
+    "HTLB-FLT-024",
+    over=Over.OPERATION,
+    on=("access",),
+    source=gibson("D4"),
+    fields=(*PTE, *CACHE),
+    functions=("hugetlb_fault",),
+)
 def repeated_access_looks_again(op: Operation) -> Truth:
     """A repeated access MUST redo the whole sequence of entry, cache and size; no result of the first attempt may be
     used.
@@ -335,25 +432,41 @@ def success_is_a_minor_fault(op: Operation, result: Any) -> Truth:
     return implies(served, lambda: result is VM_FAULT_MINOR)
 
 
-@lock_rule("HTLB-FLT-026", on=("pte_insert",), source=gibson("H-nopage-a", "H-nopage-c"), locks=("page_lock",),
-           fields=PTE, functions=NO_PAGE)
+@lock_rule(
+    "HTLB-FLT-026",
+    on=("pte_insert",),
+    source=gibson("H-nopage-a", "H-nopage-c"),
+    locks=("page_lock",),
+    fields=PTE,
+    functions=NO_PAGE,
+)
 def located_page_stays_locked(event: Event) -> Truth:
     """The page that was located MUST stay locked until the entry is set, so that both are about the same page."""
     return implies(not in_fork(event), lambda: event.holds("page_lock", event.page))
 
 
 @postcondition(
-    "HTLB-FLT-027", on=("hugetlb_no_page",), source=whitcroft("H-flags"), variants=(INSTANTIATION_MUTEX,),
-    fields=("vma.vm_private_data",), would_catch="zeros where a child had data that its parent took away (2008)",
+    "HTLB-FLT-027",
+    on=("hugetlb_no_page",),
+    source=whitcroft("H-flags"),
+    variants=(INSTANTIATION_MUTEX,),
+    fields=("vma.vm_private_data",),
+    would_catch="zeros where a child had data that its parent took away (2008)",
 )
 def robbed_child_gets_no_zeros(op: Operation, result: Any) -> Truth:
     """A VMA marked HPAGE_RESV_UNMAPPED MUST get VM_FAULT_SIGBUS on an empty entry instead of a fresh page of zeros."""
     return implies(unmapped(op.vma), lambda: result is VM_FAULT_SIGBUS and not op.did("pte_insert"))
 
 
-@transition("HTLB-FLT-028", over=Over.OPERATION, on=("hugetlb_no_page",), source=gibson("D1", "D4", "R1"), fields=PTE,
-            functions=("hugetlb_no_page", "alloc_huge_page"),
-            would_catch="every spurious failure in a race for the last huge page")
+@transition(
+    "HTLB-FLT-028",
+    over=Over.OPERATION,
+    on=("hugetlb_no_page",),
+    source=gibson("D1", "D4", "R1"),
+    fields=PTE,
+    functions=("hugetlb_no_page", "alloc_huge_page"),
+    would_catch="every spurious failure in a race for the last huge page",
+)
 def failure_was_true_at_some_instant(op: Operation, result: Any) -> Truth:
     """A fault's failure MUST be linearisable: at some instant between call and return, what it reports held as a whole.
     For out of memory: no page to be had, nothing in flight, and the slot empty.
@@ -366,7 +479,9 @@ def failure_was_true_at_some_instant(op: Operation, result: Any) -> Truth:
     )
 
 
-@transition("HTLB-FLT-029", over=Over.RUN, source=gibson("D1"), functions=("hugetlb_fault",), fields=("hstate.free_huge_pages",))
+@transition(
+    "HTLB-FLT-029", over=Over.RUN, source=gibson("D1"), functions=("hugetlb_fault",), fields=("hstate.free_huge_pages",)
+)
 def enough_pages_means_nobody_fails(run: Run) -> Truth:
     """In a complete run with enough pages for all distinct demands, no fault MUST return VM_FAULT_OOM.
 
@@ -378,12 +493,12 @@ def enough_pages_means_nobody_fails(run: Run) -> Truth:
     )
 
 
-@transition("HTLB-FLT-030", over=Over.RUN, source=gibson("D4"), functions=("hugetlb_fault",), fields=("hstate.free_huge_pages",))
+@transition(
+    "HTLB-FLT-030", over=Over.RUN, source=gibson("D4"), functions=("hugetlb_fault",), fields=("hstate.free_huge_pages",)
+)
 def excess_demand_fails_exactly(run: Run) -> Truth:
     """If demand exceeds supply, exactly the excess demands MUST fail with VM_FAULT_OOM, and none MUST repeat for
     ever.
     """
     failed = [op for op in run.operations("hugetlb_fault") if op.result is VM_FAULT_OOM]
     return implies(run.facts.get("excess", 0) > 0, lambda: len(failed) == run.facts["excess"] and not run.stuck)
-
-

@@ -23,10 +23,9 @@ from mmspec.invariants.hugetlb.terms import (
     allocating,
     is_page,
     is_shortage,
-    mapped_shared,
     own_counters,
 )
-from mmspec.logic import Truth, every, implies
+from mmspec.logic import Truth, implies
 from mmspec.sources import field, gibson
 from mmspec.trace import Event, Operation, Run, Section
 
@@ -37,8 +36,14 @@ HERE: dict[str, Any] = {"variants": (TENTATIVE,)}
 
 
 @state_invariant(
-    "HTLB-INF-001", over=Over.POOL, guard="hugetlb_lock", source=gibson("D3", "H-decl", "H-alloc", "H-free", "H-keep"),
-    fields=INFLIGHT, functions=("alloc_huge_page", "keep_huge_page", "free_huge_page"), locks=("hugetlb_lock",), **HERE,
+    "HTLB-INF-001",
+    over=Over.POOL,
+    guard="hugetlb_lock",
+    source=gibson("D3", "H-decl", "H-alloc", "H-free", "H-keep"),
+    fields=INFLIGHT,
+    functions=("alloc_huge_page", "keep_huge_page", "free_huge_page"),
+    locks=("hugetlb_lock",),
+    **HERE,
 )
 def in_flight_count_is_exact(pool: Any) -> Truth:
     """At every release of `hugetlb_lock`, `tentative_huge_pages` MUST equal the number of pages that were taken for a
@@ -48,8 +53,13 @@ def in_flight_count_is_exact(pool: Any) -> Truth:
 
 
 @state_invariant(
-    "HTLB-INF-002", over=Over.POOL, guard="hugetlb_lock", source=gibson("D3"), fields=INFLIGHT,
-    functions=FAULT_ALLOCATION, **HERE,
+    "HTLB-INF-002",
+    over=Over.POOL,
+    guard="hugetlb_lock",
+    source=gibson("D3"),
+    fields=INFLIGHT,
+    functions=FAULT_ALLOCATION,
+    **HERE,
 )
 def in_flight_count_in_range(pool: Any) -> Truth:
     """0 <= `tentative_huge_pages` <= `nr_huge_pages` - `free_huge_pages` MUST hold."""
@@ -57,8 +67,13 @@ def in_flight_count_in_range(pool: Any) -> Truth:
 
 
 @state_invariant(
-    "HTLB-INF-003", over=Over.POOL, guard="hugetlb_lock", source=gibson("H-nopage-a", "H-nopage-b", "H-nopage-c", "H-cow"),
-    fields=INFLIGHT, functions=("hugetlb_no_page", "hugetlb_cow"), **HERE,
+    "HTLB-INF-003",
+    over=Over.POOL,
+    guard="hugetlb_lock",
+    source=gibson("H-nopage-a", "H-nopage-b", "H-nopage-c", "H-cow"),
+    fields=INFLIGHT,
+    functions=("hugetlb_no_page", "hugetlb_cow"),
+    **HERE,
 )
 def one_page_in_flight_per_thread(pool: Any) -> Truth:
     """A thread MUST own at most one page in flight.
@@ -69,8 +84,13 @@ def one_page_in_flight_per_thread(pool: Any) -> Truth:
 
 
 @transition(
-    "HTLB-INF-004", over=Over.SECTION, on=("hugetlb_lock",), source=gibson("D3", "H-alloc"), fields=INFLIGHT,
-    functions=FAULT_ALLOCATION, **HERE,
+    "HTLB-INF-004",
+    over=Over.SECTION,
+    on=("hugetlb_lock",),
+    source=gibson("D3", "H-alloc"),
+    fields=INFLIGHT,
+    functions=FAULT_ALLOCATION,
+    **HERE,
 )
 def counted_as_it_leaves_the_pool(section: Section) -> Truth:
     """`tentative_huge_pages` MUST be raised, and the tag set, in the same section of `hugetlb_lock` that takes the page
@@ -83,8 +103,12 @@ def counted_as_it_leaves_the_pool(section: Section) -> Truth:
 
 
 @transition(
-    "HTLB-INF-005", over=Over.RUN, source=gibson("D3"), fields=INFLIGHT,
-    functions=("keep_huge_page", "free_huge_page"), **HERE,
+    "HTLB-INF-005",
+    over=Over.RUN,
+    source=gibson("D3"),
+    fields=INFLIGHT,
+    functions=("keep_huge_page", "free_huge_page"),
+    **HERE,
 )
 def settled_exactly_once(run: Run) -> Truth:
     """Each page in flight MUST be settled exactly once: after insertion into the page cache, after insertion into a
@@ -107,8 +131,13 @@ def settled_exactly_once(run: Run) -> Truth:
 
 
 @transition(
-    "HTLB-INF-006", over=Over.EVENT, on=("settle",), source=gibson("D3", "H-nopage-b", "H-nopage-c"), fields=INFLIGHT,
-    functions=("keep_huge_page",), would_catch="keep before set_huge_pte_at: a competitor sees neither count nor page",
+    "HTLB-INF-006",
+    over=Over.EVENT,
+    on=("settle",),
+    source=gibson("D3", "H-nopage-b", "H-nopage-c"),
+    fields=INFLIGHT,
+    functions=("keep_huge_page",),
+    would_catch="keep before set_huge_pte_at: a competitor sees neither count nor page",
     **HERE,
 )
 def published_before_settled(event: Event) -> Truth:
@@ -117,7 +146,11 @@ def published_before_settled(event: Event) -> Truth:
 
 
 @postcondition(
-    "HTLB-INF-007", on=("keep_huge_page",), source=gibson("H-keep"), fields=(*INFLIGHT, *TAG), **HERE,
+    "HTLB-INF-007",
+    on=("keep_huge_page",),
+    source=gibson("H-keep"),
+    fields=(*INFLIGHT, *TAG),
+    **HERE,
 )
 def settling_is_idempotent(op: Operation, old: int) -> Truth:
     """`keep_huge_page` on a settled page MUST change nothing."""
@@ -125,8 +158,13 @@ def settling_is_idempotent(op: Operation, old: int) -> Truth:
 
 
 @postcondition(
-    "HTLB-INF-008", over=Over.SECTION, on=("hugetlb_lock",), source=gibson("H-keep"), fields=(*INFLIGHT, *TAG),
-    functions=("keep_huge_page",), **HERE,
+    "HTLB-INF-008",
+    over=Over.SECTION,
+    on=("hugetlb_lock",),
+    source=gibson("H-keep"),
+    fields=(*INFLIGHT, *TAG),
+    functions=("keep_huge_page",),
+    **HERE,
 )
 def settling_lowers_only_the_in_flight_count(section: Section) -> Truth:
     """`keep_huge_page` on a tagged page MUST clear the tag and lower `tentative_huge_pages` by one, leaving
@@ -139,7 +177,11 @@ def settling_lowers_only_the_in_flight_count(section: Section) -> Truth:
 
 
 @postcondition(
-    "HTLB-INF-009", on=("alloc_huge_page",), source=gibson("H-alloc"), fields=TAG, **HERE,
+    "HTLB-INF-009",
+    on=("alloc_huge_page",),
+    source=gibson("H-alloc"),
+    fields=TAG,
+    **HERE,
 )
 def tag_records_the_origin(op: Operation, result: Any) -> Truth:
     """The tag MUST record where the page came from: 2 for a draw from the reserve, 1 for the unreserved part."""
@@ -147,8 +189,13 @@ def tag_records_the_origin(op: Operation, result: Any) -> Truth:
 
 
 @state_invariant(
-    "HTLB-INF-010", over=Over.PAGE, guard="hugetlb_lock", source=gibson("H-nopage-b", "H-nopage-c"), fields=TAG,
-    functions=("hugetlb_no_page", "hugetlb_cow"), **HERE,
+    "HTLB-INF-010",
+    over=Over.PAGE,
+    guard="hugetlb_lock",
+    source=gibson("H-nopage-b", "H-nopage-c"),
+    fields=TAG,
+    functions=("hugetlb_no_page", "hugetlb_cow"),
+    **HERE,
 )
 def page_in_flight_is_out_of_reach(page: Any) -> Truth:
     """A tagged page MUST be out of other threads' reach: in no page cache and page table, or cached and locked, or in
@@ -156,14 +203,20 @@ def page_in_flight_is_out_of_reach(page: Any) -> Truth:
     """
     return implies(
         page.tag != 0,
-        lambda: (page._count <= 1 and not page.ptes and page.mapping is None)
-        or (page.mapping is not None and page.locked)
-        or (bool(page.ptes) and all(mm.page_table_lock.writer is not None for mm in page.ptes.values())),
+        lambda: (
+            (page._count <= 1 and not page.ptes and page.mapping is None)
+            or (page.mapping is not None and page.locked)
+            or (bool(page.ptes) and all(mm.page_table_lock.writer is not None for mm in page.ptes.values()))
+        ),
     )
 
 
 @transition(
-    "HTLB-INF-011", over=Over.SECTION, on=("hugetlb_lock",), source=gibson("R1"), fields=INFLIGHT,
+    "HTLB-INF-011",
+    over=Over.SECTION,
+    on=("hugetlb_lock",),
+    source=gibson("R1"),
+    fields=INFLIGHT,
     functions=FAULT_ALLOCATION,
     would_catch="the in-flight count sampled after the lock of the failed dequeue was dropped (review of October 2006)",
     **HERE,
@@ -174,22 +227,22 @@ def shortage_is_judged_where_it_is_found(section: Section) -> Truth:
 
     Between the two, the page that was in flight can have become the very page that the fault wants.
     """
-    return implies(
-        allocating(section) and not section.did("dequeue"), lambda: bool(section.did("tentative_read"))
-    )
+    return implies(allocating(section) and not section.did("dequeue"), lambda: bool(section.did("tentative_read")))
 
 
 @postcondition("HTLB-INF-012", on=("alloc_huge_page",), source=gibson("D4", "H-alloc"), fields=INFLIGHT, **HERE)
 def repeat_while_pages_are_in_flight(op: Operation, result: Any) -> Truth:
     """If the allocation cannot be satisfied while pages are in flight, the result MUST be the retry code."""
-    return implies(
-        not is_page(result) and op.at_test.tentative_huge_pages > 0, lambda: result == RETRY
-    )
+    return implies(not is_page(result) and op.at_test.tentative_huge_pages > 0, lambda: result == RETRY)
 
 
 @postcondition(
-    "HTLB-INF-013", on=("alloc_huge_page",), source=gibson("H-alloc"), fields=INFLIGHT,
-    would_catch="an out-of-memory kill of the loser of a race for the last huge page", **HERE,
+    "HTLB-INF-013",
+    on=("alloc_huge_page",),
+    source=gibson("H-alloc"),
+    fields=INFLIGHT,
+    would_catch="an out-of-memory kill of the loser of a race for the last huge page",
+    **HERE,
 )
 def out_of_memory_with_nothing_in_flight(op: Operation, result: Any) -> Truth:
     """Out of memory MUST be returned only if no page is in flight at the deciding instant."""
@@ -197,7 +250,10 @@ def out_of_memory_with_nothing_in_flight(op: Operation, result: Any) -> Truth:
 
 
 @postcondition(
-    "HTLB-INF-014", on=("alloc_huge_page",), source=gibson("R5", "D1"), fields=("hstate.gen",),
+    "HTLB-INF-014",
+    on=("alloc_huge_page",),
+    source=gibson("R5", "D1"),
+    fields=("hstate.gen",),
     would_catch="the patch of 2006 as posted: one preemption between lookup and allocation gives a spurious kill",
     **HERE,
 )
@@ -210,8 +266,13 @@ def out_of_memory_with_nothing_news(op: Operation, result: Any) -> Truth:
 
 
 @transition(
-    "HTLB-INF-015", over=Over.SECTION, on=("hugetlb_lock",), source=field("analysis"), fields=("hstate.gen",),
-    functions=("keep_huge_page", "free_huge_page"), **HERE,
+    "HTLB-INF-015",
+    over=Over.SECTION,
+    on=("hugetlb_lock",),
+    source=field("analysis"),
+    fields=("hstate.gen",),
+    functions=("keep_huge_page", "free_huge_page"),
+    **HERE,
 )
 def generation_moves_with_the_count(section: Section) -> Truth:
     """The settle generation MUST increase whenever `tentative_huge_pages` is lowered, in the same section."""
@@ -219,7 +280,9 @@ def generation_moves_with_the_count(section: Section) -> Truth:
     return implies(section.delta("tentative_huge_pages") < 0, lambda: moved >= -section.delta("tentative_huge_pages"))
 
 
-@precondition("HTLB-INF-016", on=("alloc_huge_page",), source=gibson("H-nopage-b", "H-nopage-c"), fields=INFLIGHT, **HERE)
+@precondition(
+    "HTLB-INF-016", on=("alloc_huge_page",), source=gibson("H-nopage-b", "H-nopage-c"), fields=INFLIGHT, **HERE
+)
 def allocates_with_nothing_in_flight(op: Operation) -> Truth:
     """A thread MUST NOT call the allocator while it owns a page in flight.
 
@@ -229,9 +292,13 @@ def allocates_with_nothing_in_flight(op: Operation) -> Truth:
 
 
 @lock_rule(
-    "HTLB-INF-017", on=("tentative_read", "tag_read", "tag_write", "tentative_huge_pages"),
-    source=gibson("H-decl", "H-free", "H-alloc", "H-keep"), fields=(*INFLIGHT, *TAG), locks=("hugetlb_lock",),
-    functions=("alloc_huge_page", "keep_huge_page", "free_huge_page"), **HERE,
+    "HTLB-INF-017",
+    on=("tentative_read", "tag_read", "tag_write", "tentative_huge_pages"),
+    source=gibson("H-decl", "H-free", "H-alloc", "H-keep"),
+    fields=(*INFLIGHT, *TAG),
+    locks=("hugetlb_lock",),
+    functions=("alloc_huge_page", "keep_huge_page", "free_huge_page"),
+    **HERE,
 )
 def in_flight_state_under_its_lock(event: Event) -> Truth:
     """`tentative_huge_pages` and all tags MUST be read and written only under `hugetlb_lock`."""
@@ -239,8 +306,14 @@ def in_flight_state_under_its_lock(event: Event) -> Truth:
 
 
 @state_invariant(
-    "HTLB-INF-018", over=Over.POOL, guard="hugetlb_lock", source=gibson("D2"), variants=(INSTANTIATION_MUTEX,),
-    fields=INFLIGHT, locks=("hugetlb_instantiation_mutex",), functions=("hugetlb_fault",),
+    "HTLB-INF-018",
+    over=Over.POOL,
+    guard="hugetlb_lock",
+    source=gibson("D2"),
+    variants=(INSTANTIATION_MUTEX,),
+    fields=INFLIGHT,
+    locks=("hugetlb_instantiation_mutex",),
+    functions=("hugetlb_fault",),
 )
 def mutex_admits_one_page_in_flight(pool: Any) -> Truth:
     """With the instantiation mutex, at most one fault's page MUST be in flight in the whole system, and only while the
@@ -253,8 +326,13 @@ def mutex_admits_one_page_in_flight(pool: Any) -> Truth:
 
 
 @state_invariant(
-    "HTLB-INF-019", over=Over.WORLD, guard=QUIESCENT, source=gibson("D3", "R4"), fields=INFLIGHT,
-    functions=("hugetlb_fault",), **HERE,
+    "HTLB-INF-019",
+    over=Over.WORLD,
+    guard=QUIESCENT,
+    source=gibson("D3", "R4"),
+    fields=INFLIGHT,
+    functions=("hugetlb_fault",),
+    **HERE,
 )
 def nothing_in_flight_at_rest(world: Any) -> Truth:
     """With no operation running, `tentative_huge_pages` MUST be 0."""
@@ -262,8 +340,13 @@ def nothing_in_flight_at_rest(world: Any) -> Truth:
 
 
 @precondition(
-    "HTLB-INF-020", over=Over.EVENT, on=("tag_read", "tag_write"), source=gibson("H-tag"), fields=TAG,
-    enforced_by="BUG_ON(!PageCompound(page)) in the accessors", **HERE,
+    "HTLB-INF-020",
+    over=Over.EVENT,
+    on=("tag_read", "tag_write"),
+    source=gibson("H-tag"),
+    fields=TAG,
+    enforced_by="BUG_ON(!PageCompound(page)) in the accessors",
+    **HERE,
 )
 def tag_belongs_to_a_head(event: Event) -> Truth:
     """The tag MUST be accessed through the head of a compound huge page."""
@@ -271,8 +354,13 @@ def tag_belongs_to_a_head(event: Event) -> Truth:
 
 
 @state_invariant(
-    "HTLB-INF-021", over=Over.PAGE, guard="page_table_lock", source=gibson("H-tag"), fields=TAG,
-    functions=("get_user_pages",), **HERE,
+    "HTLB-INF-021",
+    over=Over.PAGE,
+    guard="page_table_lock",
+    source=gibson("H-tag"),
+    fields=TAG,
+    functions=("get_user_pages",),
+    **HERE,
 )
 def tail_references_count_on_the_head(page: Any) -> Truth:
     """A reference taken through a tail page MUST count on the head; no other code MUST take the word that stores the
@@ -282,9 +370,14 @@ def tail_references_count_on_the_head(page: Any) -> Truth:
 
 
 @transition(
-    "HTLB-INF-022", over=Over.OPERATION, on=("hugetlb_fault",), source=gibson("R4"), fields=INFLIGHT,
+    "HTLB-INF-022",
+    over=Over.OPERATION,
+    on=("hugetlb_fault",),
+    source=gibson("R4"),
+    fields=INFLIGHT,
     functions=("hugetlb_no_page", "hugetlb_cow"),
-    would_catch="error and backout paths that left the in-flight count raised (review of October 2006)", **HERE,
+    would_catch="error and backout paths that left the in-flight count raised (review of October 2006)",
+    **HERE,
 )
 def every_path_out_of_a_fault_settles(op: Operation) -> Truth:
     """A fault MUST leave `tentative_huge_pages` as it found it, whichever way it ends: insertion failure, lost race,
@@ -296,8 +389,13 @@ def every_path_out_of_a_fault_settles(op: Operation) -> Truth:
 
 
 @transition(
-    "HTLB-INF-023", over=Over.OPERATION, on=("hugetlb_cow",), source=gibson("H-cow"), fields=(*INFLIGHT, "page._count"),
-    functions=("hugetlb_cow",), would_catch="a child killed while its parent drops the page that both were copying",
+    "HTLB-INF-023",
+    over=Over.OPERATION,
+    on=("hugetlb_cow",),
+    source=gibson("H-cow"),
+    fields=(*INFLIGHT, "page._count"),
+    functions=("hugetlb_cow",),
+    would_catch="a child killed while its parent drops the page that both were copying",
     **HERE,
 )
 def copy_settles_after_the_old_page_is_dropped(op: Operation) -> Truth:
@@ -316,8 +414,13 @@ def _dropped_first(op: Operation) -> bool:
 
 
 @lock_rule(
-    "HTLB-INF-024", on=("settle",), source=gibson("H-nopage-b"), fields=INFLIGHT, locks=("page_lock",),
-    functions=("hugetlb_no_page",), **HERE,
+    "HTLB-INF-024",
+    on=("settle",),
+    source=gibson("H-nopage-b"),
+    fields=INFLIGHT,
+    locks=("page_lock",),
+    functions=("hugetlb_no_page",),
+    **HERE,
 )
 def cached_page_settles_under_its_page_lock(event: Event) -> Truth:
     """In a shared mapping, the page MUST be settled while its inserter still holds the page lock.
@@ -328,8 +431,13 @@ def cached_page_settles_under_its_page_lock(event: Event) -> Truth:
 
 
 @transition(
-    "HTLB-INF-025", over=Over.OPERATION, on=("alloc_huge_page",), source=gibson("D3"), fields=INFLIGHT,
-    functions=FAULT_ALLOCATION, **HERE,
+    "HTLB-INF-025",
+    over=Over.OPERATION,
+    on=("alloc_huge_page",),
+    source=gibson("D3"),
+    fields=INFLIGHT,
+    functions=FAULT_ALLOCATION,
+    **HERE,
 )
 def every_page_for_a_fault_is_in_flight(op: Operation, result: Any) -> Truth:
     """Every page obtained for a fault MUST be counted in flight, also one that came from the buddy allocator."""
@@ -337,9 +445,14 @@ def every_page_for_a_fault_is_in_flight(op: Operation, result: Any) -> Truth:
 
 
 @transition(
-    "HTLB-INF-026", over=Over.OPERATION, on=("hugetlb_fault",), source=gibson("H-nopage-a", "D1"),
-    fields=("sb.free_blocks",), functions=("hugetlb_no_page",),
-    would_catch="SIGBUS for the loser of a race for the last block of quota", **HERE,
+    "HTLB-INF-026",
+    over=Over.OPERATION,
+    on=("hugetlb_fault",),
+    source=gibson("H-nopage-a", "D1"),
+    fields=("sb.free_blocks",),
+    functions=("hugetlb_no_page",),
+    would_catch="SIGBUS for the loser of a race for the last block of quota",
+    **HERE,
 )
 def quota_in_flight_means_repeat(op: Operation, result: Any) -> Truth:
     """A fault that finds no quota MUST end in VM_FAULT_SIGBUS only if no block was held by an unsettled fault and
@@ -353,16 +466,23 @@ def quota_in_flight_means_repeat(op: Operation, result: Any) -> Truth:
 
 
 @transition(
-    "HTLB-INF-027", over=Over.OPERATION, on=("alloc_huge_page",), source=gibson("H-alloc", "H-nopage-a", "H-cow"),
-    fields=INFLIGHT, functions=FAULT_ALLOCATION, **HERE,
+    "HTLB-INF-027",
+    over=Over.OPERATION,
+    on=("alloc_huge_page",),
+    source=gibson("H-alloc", "H-nopage-a", "H-cow"),
+    fields=INFLIGHT,
+    functions=FAULT_ALLOCATION,
+    **HERE,
 )
 def failed_allocation_leaves_no_trace(op: Operation, result: Any) -> Truth:
     """A failed allocation MUST leave no side effect: no tag, no count, no reference, no lock."""
     return implies(
         is_shortage(result),
-        lambda: op.context.held == op.held_at_entry
-        and not own_counters(op)
-        and op.context.name not in op.vma.pool.inflight.values(),
+        lambda: (
+            op.context.held == op.held_at_entry
+            and not own_counters(op)
+            and op.context.name not in op.vma.pool.inflight.values()
+        ),
     )
 
 
@@ -379,5 +499,3 @@ def allocation_follows_the_table(op: Operation, result: Any) -> Truth:
         return is_page(result)
     hope = t.tentative_huge_pages > 0 or op.gen_at_test != op.seen_gen or op.get("slot_taken")
     return bool(result == (RETRY if hope else NO_PAGE))
-
-

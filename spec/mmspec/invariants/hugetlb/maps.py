@@ -21,7 +21,11 @@ def users(resv_map: Any) -> list[Any]:
 
 
 @state_invariant(
-    "HTLB-MAP-001", over=Over.MAP, guard="mmap_sem", source=whitcroft("M5", "H-map", "H-open", "H-close"), fields=REFS,
+    "HTLB-MAP-001",
+    over=Over.MAP,
+    guard="mmap_sem",
+    source=whitcroft("M5", "H-map", "H-open", "H-close"),
+    fields=REFS,
     functions=("hugetlb_vm_op_open", "hugetlb_vm_op_close"),
     would_catch="a split without kref_get: the first half to go takes the map along",
 )
@@ -31,8 +35,13 @@ def references_equal_users(map: Any) -> Truth:  # noqa: A002
 
 
 @state_invariant(
-    "HTLB-MAP-002", over=Over.WORLD, guard=QUIESCENT, source=whitcroft("M5"), fields=REFS,
-    functions=("resv_map_alloc", "resv_map_put"), would_catch="maps leaked by failed mmaps (CVE-2012-2390)",
+    "HTLB-MAP-002",
+    over=Over.WORLD,
+    guard=QUIESCENT,
+    source=whitcroft("M5"),
+    fields=REFS,
+    functions=("resv_map_alloc", "resv_map_put"),
+    would_catch="maps leaked by failed mmaps (CVE-2012-2390)",
 )
 def map_lives_as_long_as_it_is_used(world: Any) -> Truth:
     """A reservation map MUST exist exactly as long as some VMA, or for a file's map its inode, refers to it: none is
@@ -63,7 +72,11 @@ def map_is_emptied_before_it_is_freed(event: Event) -> Truth:
 
 
 @transition(
-    "HTLB-MAP-006", over=Over.OPERATION, on=("hugetlb_vm_op_close",), source=whitcroft("H-close"), fields=REFS,
+    "HTLB-MAP-006",
+    over=Over.OPERATION,
+    on=("hugetlb_vm_op_close",),
+    source=whitcroft("H-close"),
+    fields=REFS,
     would_catch="kref_put before region_count: consumed pages credited again, or freed memory read",
 )
 def close_counts_before_it_puts(op: Operation) -> Truth:
@@ -82,7 +95,10 @@ def pointer_leaves_room_for_flags(vma: Any) -> Truth:
 
 
 @postcondition(
-    "HTLB-MAP-008", over=Over.CALL, on=("set_vma_resv_map", "set_vma_resv_flags"), source=whitcroft("H-accessors"),
+    "HTLB-MAP-008",
+    over=Over.CALL,
+    on=("set_vma_resv_map", "set_vma_resv_flags"),
+    source=whitcroft("H-accessors"),
     fields=DATA,
 )
 def pointer_and_flags_are_independent(old: int, new: int, op: Operation) -> Truth:
@@ -93,7 +109,10 @@ def pointer_and_flags_are_independent(old: int, new: int, op: Operation) -> Trut
 
 
 @precondition(
-    "HTLB-MAP-009", on=("set_vma_resv_map", "set_vma_resv_flags"), source=whitcroft("H-accessors"), fields=DATA,
+    "HTLB-MAP-009",
+    on=("set_vma_resv_map", "set_vma_resv_flags"),
+    source=whitcroft("H-accessors"),
+    fields=DATA,
     enforced_by="VM_BUG_ON in the accessors",
 )
 def only_private_vmas_have_maps(op: Operation) -> Truth:
@@ -108,7 +127,11 @@ def shared_vma_has_no_private_map(op: Operation, result: Any) -> Truth:
 
 
 @state_invariant(
-    "HTLB-MAP-011", over=Over.VMA, guard="mmap_sem", source=whitcroft("H-reserve", "H-comment"), fields=DATA,
+    "HTLB-MAP-011",
+    over=Over.VMA,
+    guard="mmap_sem",
+    source=whitcroft("H-reserve", "H-comment"),
+    fields=DATA,
     functions=("hugetlb_reserve_pages", "reset_vma_resv_huge_pages"),
 )
 def owner_exactly_with_map(vma: Any) -> Truth:
@@ -123,7 +146,11 @@ def owner_is_never_unmapped(vma: Any) -> Truth:
 
 
 @state_invariant(
-    "HTLB-MAP-013", over=Over.MAP, guard="mmap_sem", source=whitcroft("H-lockrule", "H-comment"), fields=DATA,
+    "HTLB-MAP-013",
+    over=Over.MAP,
+    guard="mmap_sem",
+    source=whitcroft("H-lockrule", "H-comment"),
+    fields=DATA,
 )
 def map_belongs_to_one_mm(map: Any) -> Truth:  # noqa: A002
     """All VMAs that share a private map MUST belong to one address space.
@@ -153,7 +180,11 @@ def vma_never_changes_its_map(event: Event) -> Truth:
 
 
 @transition(
-    "HTLB-MAP-016", over=Over.EVENT, on=("ref_get",), source=whitcroft("H-open"), fields=REFS,
+    "HTLB-MAP-016",
+    over=Over.EVENT,
+    on=("ref_get",),
+    source=whitcroft("H-open"),
+    fields=REFS,
     functions=("hugetlb_vm_op_open",),
 )
 def open_has_a_living_sibling(event: Event) -> Truth:
@@ -168,7 +199,10 @@ def nothing_rises_from_the_dead(event: Event) -> Truth:
 
 
 @postcondition(
-    "HTLB-MAP-018", on=("hugetlb_reserve_pages",), source=whitcroft("H-reserve"), fields=DATA,
+    "HTLB-MAP-018",
+    on=("hugetlb_reserve_pages",),
+    source=whitcroft("H-reserve"),
+    fields=DATA,
     would_catch="map and owner flag attached before the checks that may fail (2008 as posted)",
 )
 def failed_mmap_keeps_no_map(op: Operation, result: int) -> Truth:
@@ -187,7 +221,9 @@ def map_is_attached_once(op: Operation) -> Truth:
     return private_map(op.vma) is None
 
 
-@postcondition("HTLB-MAP-020", over=Over.CALL, on=("reset_vma_resv_huge_pages",), source=whitcroft("H-comment"), fields=DATA)
+@postcondition(
+    "HTLB-MAP-020", over=Over.CALL, on=("reset_vma_resv_huge_pages",), source=whitcroft("H-comment"), fields=DATA
+)
 def reset_clears_the_childs_claim(old: int, new: int, vma: Any) -> Truth:
     """The reset at fork MUST clear map pointer and both flags of a private child VMA, and leave shared VMAs alone."""
     return new == (old if mapped_shared(vma) else 0)

@@ -6,14 +6,18 @@ from typing import Any
 
 from mmspec.invariant import QUIESCENT, TENTATIVE, Over, postcondition, precondition, state_invariant, transition
 from mmspec.invariants.hugetlb.terms import allocating, own_counters
-from mmspec.logic import Truth, every, implies
+from mmspec.logic import Truth, implies
 from mmspec.sources import field, gibson, whitcroft
 from mmspec.trace import Event, Operation, Section
 
 
 @state_invariant(
-    "HTLB-POOL-001", over=Over.POOL, guard="hugetlb_lock", source=gibson("H-decl", "H-free", "H-alloc"),
-    fields=("hstate.free_huge_pages", "hstate.hugepage_freelists"), locks=("hugetlb_lock",),
+    "HTLB-POOL-001",
+    over=Over.POOL,
+    guard="hugetlb_lock",
+    source=gibson("H-decl", "H-free", "H-alloc"),
+    fields=("hstate.free_huge_pages", "hstate.hugepage_freelists"),
+    locks=("hugetlb_lock",),
     functions=("enqueue_huge_page", "dequeue_huge_page"),
 )
 def free_counter_equals_free_lists(pool: Any) -> Truth:
@@ -25,8 +29,12 @@ def free_counter_equals_free_lists(pool: Any) -> Truth:
 
 
 @state_invariant(
-    "HTLB-POOL-002", over=Over.POOL, guard="hugetlb_lock", source=gibson("H-decl"),
-    fields=("hstate.free_huge_pages_node",), locks=("hugetlb_lock",),
+    "HTLB-POOL-002",
+    over=Over.POOL,
+    guard="hugetlb_lock",
+    source=gibson("H-decl"),
+    fields=("hstate.free_huge_pages_node",),
+    locks=("hugetlb_lock",),
     functions=("enqueue_huge_page", "dequeue_huge_page"),
 )
 def node_counters_sum_up(pool: Any) -> Truth:
@@ -42,8 +50,12 @@ def node_counters_sum_up(pool: Any) -> Truth:
 
 
 @state_invariant(
-    "HTLB-POOL-003", over=Over.WORLD, guard=QUIESCENT, source=gibson("H-decl", "D3"),
-    fields=("hstate.nr_huge_pages",), functions=("alloc_huge_page", "free_huge_page", "set_max_huge_pages"),
+    "HTLB-POOL-003",
+    over=Over.WORLD,
+    guard=QUIESCENT,
+    source=gibson("H-decl", "D3"),
+    fields=("hstate.nr_huge_pages",),
+    functions=("alloc_huge_page", "free_huge_page", "set_max_huge_pages"),
 )
 def every_page_is_somewhere(world: Any) -> Truth:
     """With nothing in flight, `nr_huge_pages` MUST equal the number of pages that are on a free list, in a page cache,
@@ -59,8 +71,12 @@ def every_page_is_somewhere(world: Any) -> Truth:
 
 
 @state_invariant(
-    "HTLB-POOL-004", over=Over.PAGE, guard="hugetlb_lock", source=gibson("H-free", "D3"),
-    fields=("page._count", "page.mapping", "page.lru"), functions=("free_huge_page", "dequeue_huge_page"),
+    "HTLB-POOL-004",
+    over=Over.PAGE,
+    guard="hugetlb_lock",
+    source=gibson("H-free", "D3"),
+    fields=("page._count", "page.mapping", "page.lru"),
+    functions=("free_huge_page", "dequeue_huge_page"),
     enforced_by="BUG_ON(page_count(page)) in free_huge_page",
 )
 def free_page_is_unused(page: Any) -> Truth:
@@ -71,18 +87,25 @@ def free_page_is_unused(page: Any) -> Truth:
     listed = sum(pages.count(page) for pages in page.pool.hugepage_freelists.values())
     return implies(
         listed,
-        lambda: listed == 1
-        and page._count == 0
-        and not page.locked
-        and page.mapping is None
-        and not page.ptes
-        and page not in page.pool.inflight,
+        lambda: (
+            listed == 1
+            and page._count == 0
+            and not page.locked
+            and page.mapping is None
+            and not page.ptes
+            and page not in page.pool.inflight
+        ),
     )
 
 
 @state_invariant(
-    "HTLB-POOL-005", over=Over.PAGE, guard="hugetlb_lock", source=gibson("H-free", "H-tag"), variants=(TENTATIVE,),
-    fields=("page[1]._count",), functions=("free_huge_page",),
+    "HTLB-POOL-005",
+    over=Over.PAGE,
+    guard="hugetlb_lock",
+    source=gibson("H-free", "H-tag"),
+    variants=(TENTATIVE,),
+    fields=("page[1]._count",),
+    functions=("free_huge_page",),
     would_catch="the free path of 2006 as posted evaluates the tag and leaves it in place",
 )
 def free_page_has_no_tag(page: Any) -> Truth:
@@ -96,8 +119,12 @@ def free_page_has_no_tag(page: Any) -> Truth:
 
 
 @transition(
-    "HTLB-POOL-006", over=Over.SECTION, on=("hugetlb_lock",), source=gibson("H-decl", "H-free", "H-alloc"),
-    fields=("hstate.free_huge_pages", "hstate.hugepage_freelists"), locks=("hugetlb_lock",),
+    "HTLB-POOL-006",
+    over=Over.SECTION,
+    on=("hugetlb_lock",),
+    source=gibson("H-decl", "H-free", "H-alloc"),
+    fields=("hstate.free_huge_pages", "hstate.hugepage_freelists"),
+    locks=("hugetlb_lock",),
     functions=("enqueue_huge_page", "dequeue_huge_page"),
 )
 def list_and_counter_move_together(section: Section) -> Truth:
@@ -113,23 +140,29 @@ def list_and_counter_move_together(section: Section) -> Truth:
 
 
 @state_invariant(
-    "HTLB-POOL-007", over=Over.POOL, guard="hugetlb_lock", source=gibson("R3") + whitcroft("M1", "M2"),
+    "HTLB-POOL-007",
+    over=Over.POOL,
+    guard="hugetlb_lock",
+    source=gibson("R3") + whitcroft("M1", "M2"),
     fields=("hstate.free_huge_pages", "hstate.nr_huge_pages", "hstate.surplus_huge_pages"),
-    functions=("set_max_huge_pages", "free_huge_page", "alloc_huge_page"), interfaces=("MemoryManager",),
+    functions=("set_max_huge_pages", "free_huge_page", "alloc_huge_page"),
+    interfaces=("MemoryManager",),
 )
 def counters_in_range(pool: Any) -> Truth:
     """0 <= `free_huge_pages` <= `nr_huge_pages` and 0 <= `surplus_huge_pages` <= `nr_huge_pages` MUST hold.
 
     These are unsigned in the kernel: a negative one is a huge one, and all later decisions go wrong.
     """
-    return bool(
-        0 <= pool.free_huge_pages <= pool.nr_huge_pages and 0 <= pool.surplus_huge_pages <= pool.nr_huge_pages
-    )
+    return bool(0 <= pool.free_huge_pages <= pool.nr_huge_pages and 0 <= pool.surplus_huge_pages <= pool.nr_huge_pages)
 
 
 @transition(
-    "HTLB-POOL-008", over=Over.SECTION, on=("hugetlb_lock",), source=gibson("H-alloc", "H-free"),
-    fields=("hstate.nr_huge_pages",), functions=("set_max_huge_pages", "gather_surplus_pages"),
+    "HTLB-POOL-008",
+    over=Over.SECTION,
+    on=("hugetlb_lock",),
+    source=gibson("H-alloc", "H-free"),
+    fields=("hstate.nr_huge_pages",),
+    functions=("set_max_huge_pages", "gather_surplus_pages"),
 )
 def only_resizing_changes_the_size(section: Section) -> Truth:
     """`nr_huge_pages` MUST change only while the pool is resized, or together with `surplus_huge_pages`.
@@ -139,14 +172,20 @@ def only_resizing_changes_the_size(section: Section) -> Truth:
     resized = section.delta("nr_huge_pages")
     return implies(
         resized,
-        lambda: (section.op is not None and section.op.within("set_max_huge_pages") is not None)
-        or section.delta("surplus_huge_pages") == resized,
+        lambda: (
+            (section.op is not None and section.op.within("set_max_huge_pages") is not None)
+            or section.delta("surplus_huge_pages") == resized
+        ),
     )
 
 
 @transition(
-    "HTLB-POOL-009", over=Over.EVENT, on=("free_huge_pages",), source=field("base"),
-    fields=("hstate.nr_huge_pages", "hstate.free_huge_pages"), functions=("set_max_huge_pages",),
+    "HTLB-POOL-009",
+    over=Over.EVENT,
+    on=("free_huge_pages",),
+    source=field("base"),
+    fields=("hstate.nr_huge_pages", "hstate.free_huge_pages"),
+    functions=("set_max_huge_pages",),
 )
 def counted_before_free(event: Event) -> Truth:
     """Growing the pool MUST count a page in `nr_huge_pages` no later than it is enqueued, so that free <= nr holds in
@@ -158,8 +197,12 @@ def counted_before_free(event: Event) -> Truth:
 
 
 @transition(
-    "HTLB-POOL-010", over=Over.SECTION, on=("hugetlb_lock",), source=gibson("H-alloc") + field("base"),
-    fields=("hstate.nr_huge_pages", "hstate.resv_huge_pages"), functions=("set_max_huge_pages",),
+    "HTLB-POOL-010",
+    over=Over.SECTION,
+    on=("hugetlb_lock",),
+    source=gibson("H-alloc") + field("base"),
+    fields=("hstate.nr_huge_pages", "hstate.resv_huge_pages"),
+    functions=("set_max_huge_pages",),
     would_catch="pool shrink that kept max(count, resv) pages in all and counted the ones in use among them",
 )
 def shrinking_spares_the_reserve(section: Section) -> Truth:
@@ -170,18 +213,25 @@ def shrinking_spares_the_reserve(section: Section) -> Truth:
     op, old, new = section.op, section.old, section.new
     return implies(
         op is not None and op.name == "set_max_huge_pages" and section.delta("nr_huge_pages") < 0,
-        lambda: new.free_huge_pages >= new.resv_huge_pages
-        and new.nr_huge_pages
-        >= max(
-            min(op.count, old.nr_huge_pages),  # type: ignore[union-attr]
-            old.resv_huge_pages + old.nr_huge_pages - old.free_huge_pages,
+        lambda: (
+            new.free_huge_pages >= new.resv_huge_pages
+            and new.nr_huge_pages
+            >= max(
+                min(op.count, old.nr_huge_pages),  # type: ignore[union-attr]
+                old.resv_huge_pages + old.nr_huge_pages - old.free_huge_pages,
+            )
         ),
     )
 
 
 @transition(
-    "HTLB-POOL-011", over=Over.EVENT, on=("buddy_free",), source=gibson("D3"), variants=(TENTATIVE,),
-    fields=("hstate.tentative_huge_pages",), functions=("set_max_huge_pages",),
+    "HTLB-POOL-011",
+    over=Over.EVENT,
+    on=("buddy_free",),
+    source=gibson("D3"),
+    variants=(TENTATIVE,),
+    fields=("hstate.tentative_huge_pages",),
+    functions=("set_max_huge_pages",),
 )
 def resizing_leaves_pages_in_flight_alone(event: Event) -> Truth:
     """A page in flight MUST NOT be handed to the buddy allocator.
@@ -192,8 +242,13 @@ def resizing_leaves_pages_in_flight_alone(event: Event) -> Truth:
 
 
 @postcondition(
-    "HTLB-POOL-012", over=Over.EVENT, on=("buddy_free",), source=gibson("H-tag", "H-free"), variants=(TENTATIVE,),
-    fields=("page[1]._count",), functions=("update_and_free_page",),
+    "HTLB-POOL-012",
+    over=Over.EVENT,
+    on=("buddy_free",),
+    source=gibson("H-tag", "H-free"),
+    variants=(TENTATIVE,),
+    fields=("page[1]._count",),
+    functions=("update_and_free_page",),
     would_catch="the stale tag that the free path of 2006 as posted leaves behind",
 )
 def page_leaves_clean(event: Event) -> Truth:
@@ -205,7 +260,10 @@ def page_leaves_clean(event: Event) -> Truth:
 
 
 @postcondition(
-    "HTLB-POOL-013", on=("dequeue_huge_page",), source=gibson("H-alloc"), fields=("hstate.hugepage_freelists",),
+    "HTLB-POOL-013",
+    on=("dequeue_huge_page",),
+    source=gibson("H-alloc"),
+    fields=("hstate.hugepage_freelists",),
     would_catch="an assertion that a page exists because the counters say so, with all pages on a forbidden node",
 )
 def dequeue_honours_policy(op: Operation, result: Any) -> Truth:
@@ -218,8 +276,12 @@ def dequeue_honours_policy(op: Operation, result: Any) -> Truth:
 
 
 @precondition(
-    "HTLB-POOL-014", on=("free_huge_page",), source=gibson("H-free"), locks=("hugetlb_lock",),
-    fields=("page._count",), enforced_by="BUG_ON(page_count(page)); lockdep for the lock",
+    "HTLB-POOL-014",
+    on=("free_huge_page",),
+    source=gibson("H-free"),
+    locks=("hugetlb_lock",),
+    fields=("page._count",),
+    enforced_by="BUG_ON(page_count(page)); lockdep for the lock",
 )
 def freed_without_reference(op: Operation) -> Truth:
     """`free_huge_page` MUST be entered with reference count 0 and without `hugetlb_lock`.
@@ -230,7 +292,11 @@ def freed_without_reference(op: Operation) -> Truth:
 
 
 @postcondition(
-    "HTLB-POOL-015", over=Over.SECTION, on=("hugetlb_lock",), source=gibson("H-free"), functions=("free_huge_page",),
+    "HTLB-POOL-015",
+    over=Over.SECTION,
+    on=("hugetlb_lock",),
+    source=gibson("H-free"),
+    functions=("free_huge_page",),
     fields=("hstate.free_huge_pages", "hstate.resv_huge_pages"),
 )
 def ordinary_free_adds_one_free_page(section: Section) -> Truth:
@@ -249,8 +315,12 @@ def ordinary_free_adds_one_free_page(section: Section) -> Truth:
 
 
 @postcondition(
-    "HTLB-POOL-016", over=Over.SECTION, on=("hugetlb_lock",), source=gibson("H-free") + field("analysis"),
-    functions=("free_huge_page",), fields=("hstate.surplus_huge_pages", "hstate.resv_huge_pages"),
+    "HTLB-POOL-016",
+    over=Over.SECTION,
+    on=("hugetlb_lock",),
+    source=gibson("H-free") + field("analysis"),
+    functions=("free_huge_page",),
+    fields=("hstate.surplus_huge_pages", "hstate.resv_huge_pages"),
 )
 def surplus_release_keeps_reserve_backed(section: Section) -> Truth:
     """If a freed page is given to the buddy allocator as surplus, or could be, no promise MUST be restored without a
@@ -264,8 +334,12 @@ def surplus_release_keeps_reserve_backed(section: Section) -> Truth:
 
 
 @transition(
-    "HTLB-POOL-017", over=Over.SECTION, on=("hugetlb_lock",), source=gibson("H-alloc") + whitcroft("M2"),
-    functions=("alloc_huge_page",), fields=("hstate.free_huge_pages", "hstate.resv_huge_pages"),
+    "HTLB-POOL-017",
+    over=Over.SECTION,
+    on=("hugetlb_lock",),
+    source=gibson("H-alloc") + whitcroft("M2"),
+    functions=("alloc_huge_page",),
+    fields=("hstate.free_huge_pages", "hstate.resv_huge_pages"),
 )
 def availability_is_a_comparison(section: Section) -> Truth:
     """An allocation without reservation MUST find a shortage exactly if free <= resv, compared, not subtracted.

@@ -40,8 +40,13 @@ def pairs(regions: Any) -> Pairs:
 
 
 @state_invariant(
-    "HTLB-REG-001", over=Over.MAP, guard="resv_map.lock", source=whitcroft("H-count", "H-needs"), fields=REGIONS,
-    functions=("region_chg", "region_add", "region_truncate"), interfaces=MAP,
+    "HTLB-REG-001",
+    over=Over.MAP,
+    guard="resv_map.lock",
+    source=whitcroft("H-count", "H-needs"),
+    fields=REGIONS,
+    functions=("region_chg", "region_add", "region_truncate"),
+    interfaces=MAP,
 )
 def regions_are_ordered_pairs(map: Any) -> Truth:  # noqa: A002
     """Every region MUST satisfy from <= to; only a placeholder has from == to."""
@@ -49,8 +54,13 @@ def regions_are_ordered_pairs(map: Any) -> Truth:  # noqa: A002
 
 
 @state_invariant(
-    "HTLB-REG-002", over=Over.MAP, guard="resv_map.lock", source=whitcroft("H-count"), fields=REGIONS,
-    functions=("region_chg", "region_add", "region_truncate"), interfaces=MAP,
+    "HTLB-REG-002",
+    over=Over.MAP,
+    guard="resv_map.lock",
+    source=whitcroft("H-count"),
+    fields=REGIONS,
+    functions=("region_chg", "region_add", "region_truncate"),
+    interfaces=MAP,
 )
 def regions_are_sorted_and_disjoint(map: Any) -> Truth:  # noqa: A002
     """Regions MUST be sorted and pairwise disjoint.
@@ -62,8 +72,13 @@ def regions_are_sorted_and_disjoint(map: Any) -> Truth:  # noqa: A002
 
 
 @state_invariant(
-    "HTLB-REG-003", over=Over.MAP, guard="resv_map.lock", source=whitcroft("H-commit"), fields=REGIONS,
-    functions=("region_add",), interfaces=MAP,
+    "HTLB-REG-003",
+    over=Over.MAP,
+    guard="resv_map.lock",
+    source=whitcroft("H-commit"),
+    fields=REGIONS,
+    functions=("region_add",),
+    interfaces=MAP,
 )
 def regions_are_coalesced(map: Any) -> Truth:  # noqa: A002
     """Consecutive regions, placeholders included, MUST NOT touch.
@@ -75,7 +90,12 @@ def regions_are_coalesced(map: Any) -> Truth:  # noqa: A002
 
 
 @postcondition(
-    "HTLB-REG-004", over=Over.CALL, on=("region_count",), source=whitcroft("H-count"), fields=REGIONS, interfaces=MAP,
+    "HTLB-REG-004",
+    over=Over.CALL,
+    on=("region_count",),
+    source=whitcroft("H-count"),
+    fields=REGIONS,
+    interfaces=MAP,
 )
 def count_is_the_overlap(old: Pairs, f: int, t: int, result: int) -> Truth:
     """`region_count(f, t)` MUST return the number of covered offsets in [f, t)."""
@@ -83,7 +103,12 @@ def count_is_the_overlap(old: Pairs, f: int, t: int, result: int) -> Truth:
 
 
 @postcondition(
-    "HTLB-REG-005", over=Over.CALL, on=("region_count",), source=whitcroft("H-count"), fields=REGIONS, interfaces=MAP,
+    "HTLB-REG-005",
+    over=Over.CALL,
+    on=("region_count",),
+    source=whitcroft("H-count"),
+    fields=REGIONS,
+    interfaces=MAP,
 )
 def counting_changes_nothing(old: Pairs, new: Pairs) -> Truth:
     """`region_count` MUST NOT change the list."""
@@ -91,7 +116,11 @@ def counting_changes_nothing(old: Pairs, new: Pairs) -> Truth:
 
 
 @postcondition(
-    "HTLB-REG-006", over=Over.CALL, on=("region_count",), source=whitcroft("M5", "H-close"), fields=REGIONS,
+    "HTLB-REG-006",
+    over=Over.CALL,
+    on=("region_count",),
+    source=whitcroft("M5", "H-close"),
+    fields=REGIONS,
     interfaces=MAP,
 )
 def count_is_additive(old: Pairs, f: int, t: int, result: int) -> Truth:
@@ -104,7 +133,12 @@ def count_is_additive(old: Pairs, f: int, t: int, result: int) -> Truth:
 
 
 @postcondition(
-    "HTLB-REG-007", over=Over.CALL, on=("region_count",), source=whitcroft("H-count"), fields=REGIONS, interfaces=MAP,
+    "HTLB-REG-007",
+    over=Over.CALL,
+    on=("region_count",),
+    source=whitcroft("H-count"),
+    fields=REGIONS,
+    interfaces=MAP,
 )
 def touching_is_not_overlapping(old: Pairs, f: int, t: int, result: int) -> Truth:
     """An empty range MUST count 0, and regions that touch the range only at an end point MUST contribute nothing."""
@@ -113,7 +147,12 @@ def touching_is_not_overlapping(old: Pairs, f: int, t: int, result: int) -> Trut
 
 
 @postcondition(
-    "HTLB-REG-008", over=Over.CALL, on=("region_count",), source=whitcroft("H-count"), fields=REGIONS, interfaces=MAP,
+    "HTLB-REG-008",
+    over=Over.CALL,
+    on=("region_count",),
+    source=whitcroft("H-count"),
+    fields=REGIONS,
+    interfaces=MAP,
     would_catch="32-bit temporaries for 64-bit offsets in region_count as posted in 2008",
 )
 def count_is_exact_for_wide_offsets(old: Pairs, f: int, t: int, result: int) -> Truth:
@@ -125,7 +164,12 @@ def count_is_exact_for_wide_offsets(old: Pairs, f: int, t: int, result: int) -> 
 
 
 @postcondition(
-    "HTLB-REG-009", over=Over.CALL, on=("region_chg",), source=field("base"), fields=REGIONS, interfaces=MAP,
+    "HTLB-REG-009",
+    over=Over.CALL,
+    on=("region_chg",),
+    source=field("base"),
+    fields=REGIONS,
+    interfaces=MAP,
 )
 def charge_is_what_is_missing(old: Pairs, f: int, t: int, result: int) -> Truth:
     """`region_chg(f, t)` MUST return the number of offsets of [f, t) that are not covered yet."""
@@ -133,7 +177,12 @@ def charge_is_what_is_missing(old: Pairs, f: int, t: int, result: int) -> Truth:
 
 
 @postcondition(
-    "HTLB-REG-010", over=Over.CALL, on=("region_chg",), source=field("base"), fields=REGIONS, interfaces=MAP,
+    "HTLB-REG-010",
+    over=Over.CALL,
+    on=("region_chg",),
+    source=field("base"),
+    fields=REGIONS,
+    interfaces=MAP,
 )
 def prepare_adds_a_placeholder_at_most(old: Pairs, new: Pairs) -> Truth:
     """`region_chg` MUST NOT change coverage; it may add one placeholder, so that a later add needs no memory."""
@@ -141,7 +190,12 @@ def prepare_adds_a_placeholder_at_most(old: Pairs, new: Pairs) -> Truth:
 
 
 @postcondition(
-    "HTLB-REG-011", over=Over.CALL, on=("region_chg",), source=field("analysis"), fields=REGIONS, interfaces=MAP,
+    "HTLB-REG-011",
+    over=Over.CALL,
+    on=("region_chg",),
+    source=field("analysis"),
+    fields=REGIONS,
+    interfaces=MAP,
 )
 def prepare_is_idempotent(new: Pairs, f: int, t: int, result: int) -> Truth:
     """A second `region_chg` of the same range MUST report the same, as long as nobody has changed the list."""
@@ -149,7 +203,12 @@ def prepare_is_idempotent(new: Pairs, f: int, t: int, result: int) -> Truth:
 
 
 @postcondition(
-    "HTLB-REG-012", over=Over.CALL, on=("region_chg", "map_region_chg"), source=field("base"), fields=REGIONS, interfaces=MAP,
+    "HTLB-REG-012",
+    over=Over.CALL,
+    on=("region_chg", "map_region_chg"),
+    source=field("base"),
+    fields=REGIONS,
+    interfaces=MAP,
 )
 def failed_prepare_changes_nothing(old: Pairs, new: Pairs, result: int) -> Truth:
     """`region_chg` MUST return -ENOMEM with the list unchanged if a region cannot be allocated, and no other error."""
@@ -157,7 +216,11 @@ def failed_prepare_changes_nothing(old: Pairs, new: Pairs, result: int) -> Truth
 
 
 @precondition(
-    "HTLB-REG-013", over=Over.EVENT, on=("region_add",), source=whitcroft("H-needs", "H-commit"), fields=REGIONS,
+    "HTLB-REG-013",
+    over=Over.EVENT,
+    on=("region_add",),
+    source=whitcroft("H-needs", "H-commit"),
+    fields=REGIONS,
     would_catch="a commit after truncation had dropped the placeholder: the list head overwritten",
 )
 def commit_is_prepared(event: Event) -> Truth:
@@ -169,7 +232,12 @@ def commit_is_prepared(event: Event) -> Truth:
 
 
 @postcondition(
-    "HTLB-REG-014", over=Over.CALL, on=("region_add",), source=whitcroft("H-commit"), fields=REGIONS, interfaces=MAP,
+    "HTLB-REG-014",
+    over=Over.CALL,
+    on=("region_add",),
+    source=whitcroft("H-commit"),
+    fields=REGIONS,
+    interfaces=MAP,
 )
 def add_covers_the_range(old: Pairs, new: Pairs, f: int, t: int) -> Truth:
     """`region_add(f, t)` MUST make coverage exactly the old coverage and [f, t), and MUST NOT fail."""
@@ -177,7 +245,11 @@ def add_covers_the_range(old: Pairs, new: Pairs, f: int, t: int) -> Truth:
 
 
 @transition(
-    "HTLB-REG-015", over=Over.EVENT, on=("region_add",), source=whitcroft("H-lockrule"), fields=REGIONS,
+    "HTLB-REG-015",
+    over=Over.EVENT,
+    on=("region_add",),
+    source=whitcroft("H-lockrule"),
+    fields=REGIONS,
     functions=("region_chg", "region_add"),
 )
 def preparation_survives_others(event: Event) -> Truth:
@@ -191,8 +263,13 @@ def preparation_survives_others(event: Event) -> Truth:
 
 
 @transition(
-    "HTLB-REG-016", over=Over.EVENT, on=("region_truncate",), source=whitcroft("H-lockrule"), fields=REGIONS,
-    functions=("region_truncate",), would_catch="list corruption in a third of the interleavings of fault and truncate",
+    "HTLB-REG-016",
+    over=Over.EVENT,
+    on=("region_truncate",),
+    source=whitcroft("H-lockrule"),
+    fields=REGIONS,
+    functions=("region_truncate",),
+    would_catch="list corruption in a third of the interleavings of fault and truncate",
 )
 def no_truncation_between_prepare_and_commit(event: Event) -> Truth:
     """`region_truncate` MUST NOT run between a prepare and its commit on the same list, as far as it reaches.
@@ -203,7 +280,11 @@ def no_truncation_between_prepare_and_commit(event: Event) -> Truth:
 
 
 @postcondition(
-    "HTLB-REG-017", over=Over.CALL, on=("region_truncate",), source=whitcroft("H-lockrule", "H-map"), fields=REGIONS,
+    "HTLB-REG-017",
+    over=Over.CALL,
+    on=("region_truncate",),
+    source=whitcroft("H-lockrule", "H-map"),
+    fields=REGIONS,
     interfaces=MAP,
 )
 def truncate_drops_what_is_beyond(old: Pairs, new: Pairs, end: int, result: int) -> Truth:
@@ -216,7 +297,12 @@ def truncate_drops_what_is_beyond(old: Pairs, new: Pairs, end: int, result: int)
 
 
 @postcondition(
-    "HTLB-REG-018", over=Over.CALL, on=("region_truncate",), source=whitcroft("H-map"), fields=REGIONS, interfaces=MAP,
+    "HTLB-REG-018",
+    over=Over.CALL,
+    on=("region_truncate",),
+    source=whitcroft("H-map"),
+    fields=REGIONS,
+    interfaces=MAP,
 )
 def truncate_to_nothing_empties(end: int, new: Pairs) -> Truth:
     """`region_truncate(0)` MUST leave an empty list, with every region freed, placeholders too."""
@@ -224,7 +310,11 @@ def truncate_to_nothing_empties(end: int, new: Pairs) -> Truth:
 
 
 @transition(
-    "HTLB-REG-019", over=Over.EVENT, on=("regions",), source=whitcroft("M5", "H-commit"), fields=REGIONS,
+    "HTLB-REG-019",
+    over=Over.EVENT,
+    on=("regions",),
+    source=whitcroft("M5", "H-commit"),
+    fields=REGIONS,
     functions=("vma_commit_reservation",),
 )
 def private_coverage_only_grows(event: Event) -> Truth:
@@ -236,7 +326,11 @@ def private_coverage_only_grows(event: Event) -> Truth:
 
 
 @state_invariant(
-    "HTLB-REG-020", over=Over.MAP, guard="resv_map.lock", source=whitcroft("M5"), fields=REGIONS,
+    "HTLB-REG-020",
+    over=Over.MAP,
+    guard="resv_map.lock",
+    source=whitcroft("M5"),
+    fields=REGIONS,
     functions=("vma_commit_reservation",),
 )
 def private_coverage_stays_in_range(map: Any) -> Truth:  # noqa: A002
@@ -245,7 +339,11 @@ def private_coverage_stays_in_range(map: Any) -> Truth:  # noqa: A002
 
 
 @state_invariant(
-    "HTLB-REG-021", over=Over.FILE, guard=QUIESCENT, source=whitcroft("H-comment"), fields=REGIONS,
+    "HTLB-REG-021",
+    over=Over.FILE,
+    guard=QUIESCENT,
+    source=whitcroft("H-comment"),
+    fields=REGIONS,
     functions=("add_to_page_cache", "vma_commit_reservation"),
 )
 def file_coverage_outlives_instantiation(file: Any) -> Truth:
@@ -258,7 +356,10 @@ def file_coverage_outlives_instantiation(file: Any) -> Truth:
 
 
 @postcondition(
-    "HTLB-REG-022", over=Over.OPERATION, on=("hugetlb_fault",), source=whitcroft("H-comment", "H-close"),
+    "HTLB-REG-022",
+    over=Over.OPERATION,
+    on=("hugetlb_fault",),
+    source=whitcroft("H-comment", "H-close"),
     fields=REGIONS,
 )
 def the_two_maps_count_opposite_things(op: Operation) -> Truth:
@@ -273,8 +374,12 @@ def the_two_maps_count_opposite_things(op: Operation) -> Truth:
 
 
 @postcondition(
-    "HTLB-REG-023", over=Over.CALL, on=("region_count", "region_chg"), source=whitcroft("H-reserve", "H-needs"),
-    fields=REGIONS, interfaces=MAP,
+    "HTLB-REG-023",
+    over=Over.CALL,
+    on=("region_count", "region_chg"),
+    source=whitcroft("H-reserve", "H-needs"),
+    fields=REGIONS,
+    interfaces=MAP,
 )
 def placeholders_are_invisible(old: Pairs, f: int, t: int, result: int) -> Truth:
     """A placeholder left by an aborted prepare MUST NOT show in any count or charge."""
@@ -284,7 +389,10 @@ def placeholders_are_invisible(old: Pairs, f: int, t: int, result: int) -> Truth
 
 
 @postcondition(
-    "HTLB-REG-024", on=("hugetlb_reserve_pages",), source=whitcroft("H-reserve"), fields=REGIONS,
+    "HTLB-REG-024",
+    on=("hugetlb_reserve_pages",),
+    source=whitcroft("H-reserve"),
+    fields=REGIONS,
     would_catch="the charge of mmap computed before, and the range added after, a fault had covered part of it (2015)",
 )
 def charge_equals_coverage_gained(op: Operation, result: int) -> Truth:
@@ -298,5 +406,3 @@ def charge_equals_coverage_gained(op: Operation, result: int) -> Truth:
         result == 0 and op.did("prepare") and (op.vma is None or not op.vma.map),
         lambda: region_growth(op, file_map) - op.get("filled", 0) == op.delta("resv_huge_pages") == op.charge,
     )
-
-

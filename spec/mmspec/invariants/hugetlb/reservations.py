@@ -42,8 +42,14 @@ RESV_FREE = ("hstate.resv_huge_pages", "hstate.free_huge_pages")
 
 
 @state_invariant(
-    "HTLB-RSV-001", over=Over.POOL, guard="hugetlb_lock", source=gibson("R3") + whitcroft("M1", "M2"), fields=RESV,
-    functions=("hugetlb_acct_memory", "alloc_huge_page"), locks=("hugetlb_lock",), interfaces=("MemoryManager",),
+    "HTLB-RSV-001",
+    over=Over.POOL,
+    guard="hugetlb_lock",
+    source=gibson("R3") + whitcroft("M1", "M2"),
+    fields=RESV,
+    functions=("hugetlb_acct_memory", "alloc_huge_page"),
+    locks=("hugetlb_lock",),
+    interfaces=("MemoryManager",),
     would_catch="HugePages_Rsvd of 18446744073709551615 after unmapping both halves of a split private mapping",
 )
 def reserve_is_not_negative(pool: Any) -> Truth:
@@ -55,9 +61,15 @@ def reserve_is_not_negative(pool: Any) -> Truth:
 
 
 @state_invariant(
-    "HTLB-RSV-002", over=Over.POOL, guard="hugetlb_lock", source=gibson("D5", "H-alloc"), fields=RESV_FREE,
-    functions=("hugetlb_acct_memory", "set_max_huge_pages", "alloc_huge_page"), locks=("hugetlb_lock",),
-    interfaces=("MemoryManager",), would_catch="reservations granted while surplus pages were being given back (2008)",
+    "HTLB-RSV-002",
+    over=Over.POOL,
+    guard="hugetlb_lock",
+    source=gibson("D5", "H-alloc"),
+    fields=RESV_FREE,
+    functions=("hugetlb_acct_memory", "set_max_huge_pages", "alloc_huge_page"),
+    locks=("hugetlb_lock",),
+    interfaces=("MemoryManager",),
+    would_catch="reservations granted while surplus pages were being given back (2008)",
 )
 def reserve_is_backed_by_free_pages(pool: Any) -> Truth:
     """`resv_huge_pages` MUST NOT exceed `free_huge_pages` whenever `hugetlb_lock` is free.
@@ -68,9 +80,14 @@ def reserve_is_backed_by_free_pages(pool: Any) -> Truth:
 
 
 @state_invariant(
-    "HTLB-RSV-003", over=Over.WORLD, guard=QUIESCENT, source=whitcroft("M2", "M4", "M5") + gibson("D5"), fields=RESV,
+    "HTLB-RSV-003",
+    over=Over.WORLD,
+    guard=QUIESCENT,
+    source=whitcroft("M2", "M4", "M5") + gibson("D5"),
+    fields=RESV,
     functions=("hugetlb_reserve_pages", "hugetlb_vm_op_close", "hugetlb_unreserve_pages", "vma_commit_reservation"),
-    interfaces=("MemoryManager",), would_catch="a VMA split that duplicated the remaining reservation (2008)",
+    interfaces=("MemoryManager",),
+    would_catch="a VMA split that duplicated the remaining reservation (2008)",
 )
 def reserves_equal_outstanding_reservations(world: Any) -> Truth:
     """With nothing in flight, `resv_huge_pages` MUST equal the reservations that files and owner VMAs hold and have
@@ -84,8 +101,14 @@ def reserves_equal_outstanding_reservations(world: Any) -> Truth:
 
 
 @state_invariant(
-    "HTLB-RSV-004", over=Over.POOL, guard="hugetlb_lock", source=gibson("D5", "H-alloc", "H-free"), fields=RESV,
-    variants=(TENTATIVE,), functions=("alloc_huge_page", "free_huge_page"), locks=("hugetlb_lock",),
+    "HTLB-RSV-004",
+    over=Over.POOL,
+    guard="hugetlb_lock",
+    source=gibson("D5", "H-alloc", "H-free"),
+    fields=RESV,
+    variants=(TENTATIVE,),
+    functions=("alloc_huge_page", "free_huge_page"),
+    locks=("hugetlb_lock",),
 )
 def promises_are_conserved(pool: Any) -> Truth:
     """At every release of `hugetlb_lock`, the outstanding reservations, those in transit included, MUST equal
@@ -97,8 +120,13 @@ def promises_are_conserved(pool: Any) -> Truth:
 
 
 @state_invariant(
-    "HTLB-RSV-005", over=Over.POOL, guard="hugetlb_lock", source=whitcroft("H-decr", "H-commit"), fields=RESV,
-    variants=(INSTANTIATION_MUTEX,), functions=("alloc_huge_page", "vma_commit_reservation"),
+    "HTLB-RSV-005",
+    over=Over.POOL,
+    guard="hugetlb_lock",
+    source=whitcroft("H-decr", "H-commit"),
+    fields=RESV,
+    variants=(INSTANTIATION_MUTEX,),
+    functions=("alloc_huge_page", "vma_commit_reservation"),
     locks=("hugetlb_lock", "hugetlb_instantiation_mutex"),
 )
 def at_most_one_draw_is_pending(pool: Any) -> Truth:
@@ -110,8 +138,12 @@ def at_most_one_draw_is_pending(pool: Any) -> Truth:
 
 
 @postcondition(
-    "HTLB-RSV-006", on=("hugetlb_acct_memory",), source=gibson("D5") + whitcroft("H-reserve"), fields=RESV_FREE,
-    locks=("hugetlb_lock",), would_catch="two mappings that each fit and together exceed the pool (chunked overcommit)",
+    "HTLB-RSV-006",
+    on=("hugetlb_acct_memory",),
+    source=gibson("D5") + whitcroft("H-reserve"),
+    fields=RESV_FREE,
+    locks=("hugetlb_lock",),
+    would_catch="two mappings that each fit and together exceed the pool (chunked overcommit)",
 )
 def request_granted_exactly_if_covered(op: Operation, result: int) -> Truth:
     """A request for delta > 0 promises MUST be granted exactly if `resv_huge_pages` + delta can be covered by free and
@@ -127,7 +159,10 @@ def request_granted_exactly_if_covered(op: Operation, result: int) -> Truth:
 
 
 @postcondition(
-    "HTLB-RSV-007", on=("hugetlb_reserve_pages",), source=whitcroft("H-reserve"), fields=RESV,
+    "HTLB-RSV-007",
+    on=("hugetlb_reserve_pages",),
+    source=whitcroft("H-reserve"),
+    fields=RESV,
     would_catch="a reservation map leaked by each mmap that failed (CVE-2012-2390)",
 )
 def failed_reservation_leaves_nothing(op: Operation, result: int) -> Truth:
@@ -138,8 +173,12 @@ def failed_reservation_leaves_nothing(op: Operation, result: int) -> Truth:
 
 
 @postcondition(
-    "HTLB-RSV-008", on=("hugetlb_vm_op_close",), source=whitcroft("M5", "H-close"), fields=RESV,
-    interfaces=("MemoryManager",), would_catch="close that counted the whole map instead of its own span",
+    "HTLB-RSV-008",
+    on=("hugetlb_vm_op_close",),
+    source=whitcroft("M5", "H-close"),
+    fields=RESV,
+    interfaces=("MemoryManager",),
+    would_catch="close that counted the whole map instead of its own span",
 )
 def close_returns_its_unconsumed_span(op: Operation, old: Any) -> Truth:
     """Closing an owner VMA MUST return exactly its length minus the consumed offsets inside its own span.
@@ -150,7 +189,10 @@ def close_returns_its_unconsumed_span(op: Operation, old: Any) -> Truth:
 
 
 @precondition(
-    "HTLB-RSV-009", on=("hugetlb_acct_memory",), source=whitcroft("M1", "M2") + field("base"), fields=RESV,
+    "HTLB-RSV-009",
+    on=("hugetlb_acct_memory",),
+    source=whitcroft("M1", "M2") + field("base"),
+    fields=RESV,
     would_catch="a release that was refused because the unsigned sum had wrapped (2006)",
 )
 def release_within_the_reserve(op: Operation) -> Truth:
@@ -172,14 +214,25 @@ def promised_page_is_delivered(run: Run) -> Truth:
     truncated = [op for op in run.operations("hugetlb_vmtruncate") if op.within("evict_inode") is None]
     return implies(
         faults and not truncated,
-        lambda: not run.stuck
-        and all(op.result is not VM_FAULT_OOM for op in faults if op.did("availability_test") and not op.did("anon_vma_failed")),
+        lambda: (
+            not run.stuck
+            and all(
+                op.result is not VM_FAULT_OOM
+                for op in faults
+                if op.did("availability_test") and not op.did("anon_vma_failed")
+            )
+        ),
     )
 
 
 @transition(
-    "HTLB-RSV-011", over=Over.EVENT, on=("draw",), source=whitcroft("M4", "M5") + gibson("D5"), fields=RESV,
-    functions=("alloc_huge_page",), would_catch="a draw decided by the owner flag alone, for an offset consumed before",
+    "HTLB-RSV-011",
+    over=Over.EVENT,
+    on=("draw",),
+    source=whitcroft("M4", "M5") + gibson("D5"),
+    fields=RESV,
+    functions=("alloc_huge_page",),
+    would_catch="a draw decided by the owner flag alone, for an offset consumed before",
 )
 def each_reservation_is_drawn_once(event: Event) -> Truth:
     """A draw from the reserve MUST be for an offset whose reservation is outstanding and for which no other page is on
@@ -191,8 +244,12 @@ def each_reservation_is_drawn_once(event: Event) -> Truth:
 
 
 @postcondition(
-    "HTLB-RSV-012", over=Over.SECTION, on=("hugetlb_lock",), source=gibson("H-alloc") + whitcroft("H-hasres"),
-    fields=RESV_FREE, functions=("alloc_huge_page",),
+    "HTLB-RSV-012",
+    over=Over.SECTION,
+    on=("hugetlb_lock",),
+    source=gibson("H-alloc") + whitcroft("H-hasres"),
+    fields=RESV_FREE,
+    functions=("alloc_huge_page",),
 )
 def unreserved_page_only_beyond_the_reserve(section: Section) -> Truth:
     """An allocation without reservation MUST succeed only if free > resv before."""
@@ -203,8 +260,12 @@ def unreserved_page_only_beyond_the_reserve(section: Section) -> Truth:
 
 
 @postcondition(
-    "HTLB-RSV-013", over=Over.SECTION, on=("hugetlb_lock",), source=gibson("H-alloc") + whitcroft("H-decr"),
-    fields=RESV_FREE, functions=("alloc_huge_page",),
+    "HTLB-RSV-013",
+    over=Over.SECTION,
+    on=("hugetlb_lock",),
+    source=gibson("H-alloc") + whitcroft("H-decr"),
+    fields=RESV_FREE,
+    functions=("alloc_huge_page",),
 )
 def reserved_page_takes_its_promise_along(section: Section) -> Truth:
     """An allocation for an outstanding reservation MUST lower `resv_huge_pages` and `free_huge_pages` by one each, in
@@ -217,8 +278,12 @@ def reserved_page_takes_its_promise_along(section: Section) -> Truth:
 
 
 @postcondition(
-    "HTLB-RSV-014", over=Over.SECTION, on=("hugetlb_lock",), source=gibson("H-alloc") + whitcroft("H-decr"),
-    fields=RESV_FREE, functions=("alloc_huge_page",),
+    "HTLB-RSV-014",
+    over=Over.SECTION,
+    on=("hugetlb_lock",),
+    source=gibson("H-alloc") + whitcroft("H-decr"),
+    fields=RESV_FREE,
+    functions=("alloc_huge_page",),
 )
 def unreserved_page_leaves_the_reserve(section: Section) -> Truth:
     """An allocation without reservation MUST lower `free_huge_pages` by one and leave `resv_huge_pages` alone."""
@@ -234,8 +299,13 @@ def _returning(section: Section, tag: int) -> bool:
 
 
 @postcondition(
-    "HTLB-RSV-015", over=Over.SECTION, on=("hugetlb_lock",), source=gibson("D5", "H-free"), fields=RESV_FREE,
-    variants=(TENTATIVE,), functions=("free_huge_page",),
+    "HTLB-RSV-015",
+    over=Over.SECTION,
+    on=("hugetlb_lock",),
+    source=gibson("D5", "H-free"),
+    fields=RESV_FREE,
+    variants=(TENTATIVE,),
+    functions=("free_huge_page",),
     would_catch="the loser's page going to the general pool, from where a private fault steals it",
 )
 def drawn_page_returns_to_the_reserve(section: Section) -> Truth:
@@ -249,8 +319,13 @@ def drawn_page_returns_to_the_reserve(section: Section) -> Truth:
 
 
 @postcondition(
-    "HTLB-RSV-016", over=Over.SECTION, on=("hugetlb_lock",), source=gibson("H-free"), fields=RESV_FREE,
-    variants=(TENTATIVE,), functions=("free_huge_page",),
+    "HTLB-RSV-016",
+    over=Over.SECTION,
+    on=("hugetlb_lock",),
+    source=gibson("H-free"),
+    fields=RESV_FREE,
+    variants=(TENTATIVE,),
+    functions=("free_huge_page",),
 )
 def undrawn_page_returns_to_the_general_pool(section: Section) -> Truth:
     """A page drawn from the unreserved part that turns out unneeded MUST raise `free_huge_pages` only."""
@@ -261,8 +336,11 @@ def undrawn_page_returns_to_the_general_pool(section: Section) -> Truth:
 
 
 @transition(
-    "HTLB-RSV-017", over=Over.SECTION, on=("hugetlb_lock",), source=gibson("H-alloc", "H-free")
-    + whitcroft("H-decr", "H-close", "H-reserve"), fields=RESV,
+    "HTLB-RSV-017",
+    over=Over.SECTION,
+    on=("hugetlb_lock",),
+    source=gibson("H-alloc", "H-free") + whitcroft("H-decr", "H-close", "H-reserve"),
+    fields=RESV,
     functions=("hugetlb_acct_memory", "alloc_huge_page", "free_huge_page"),
 )
 def reserve_changes_in_three_places(section: Section) -> Truth:
@@ -278,8 +356,12 @@ def reserve_changes_in_three_places(section: Section) -> Truth:
 
 
 @lock_rule(
-    "HTLB-RSV-018", on=("resv_huge_pages",), source=whitcroft("H-comment") + gibson("H-decl"), fields=RESV,
-    locks=("hugetlb_lock",), functions=("hugetlb_acct_memory", "alloc_huge_page", "free_huge_page"),
+    "HTLB-RSV-018",
+    on=("resv_huge_pages",),
+    source=whitcroft("H-comment") + gibson("H-decl"),
+    fields=RESV,
+    locks=("hugetlb_lock",),
+    functions=("hugetlb_acct_memory", "alloc_huge_page", "free_huge_page"),
 )
 def reserve_is_written_under_its_lock(event: Event) -> Truth:
     """Every change of `resv_huge_pages` MUST happen under `hugetlb_lock`."""
@@ -287,8 +369,13 @@ def reserve_is_written_under_its_lock(event: Event) -> Truth:
 
 
 @transition(
-    "HTLB-RSV-019", over=Over.OPERATION, on=("hugetlb_vm_op_close",), source=whitcroft("H-comment", "H-accessors"),
-    fields=RESV, functions=("hugetlb_vm_op_close",), interfaces=("MemoryManager",),
+    "HTLB-RSV-019",
+    over=Over.OPERATION,
+    on=("hugetlb_vm_op_close",),
+    source=whitcroft("H-comment", "H-accessors"),
+    fields=RESV,
+    functions=("hugetlb_vm_op_close",),
+    interfaces=("MemoryManager",),
 )
 def shared_reservation_survives_unmapping(op: Operation, old: Any) -> Truth:
     """A shared reservation belongs to the file: closing a shared VMA MUST leave `resv_huge_pages` and the file's map
@@ -300,7 +387,11 @@ def shared_reservation_survives_unmapping(op: Operation, old: Any) -> Truth:
 
 
 @transition(
-    "HTLB-RSV-020", over=Over.EVENT, on=("regions",), source=whitcroft("M4", "M5", "H-close"), fields=RESV,
+    "HTLB-RSV-020",
+    over=Over.EVENT,
+    on=("regions",),
+    source=whitcroft("M4", "M5", "H-close"),
+    fields=RESV,
     functions=("vma_commit_reservation", "resv_map_release"),
 )
 def private_reservation_ends_by_use_or_close(event: Event) -> Truth:
@@ -308,14 +399,20 @@ def private_reservation_ends_by_use_or_close(event: Event) -> Truth:
     op = event.op
     return implies(
         event.obj.private,
-        lambda: op is not None
-        and (op.within("vma_commit_reservation") is not None or op.within("resv_map_release") is not None),
+        lambda: (
+            op is not None
+            and (op.within("vma_commit_reservation") is not None or op.within("resv_map_release") is not None)
+        ),
     )
 
 
 @postcondition(
-    "HTLB-RSV-021", on=("dup_mm",), source=whitcroft("H-comment"), fields=(*RESV, "vma.vm_private_data"),
-    interfaces=("MemoryManager",), would_catch="a child that inherits the owner flag and uses up its parent's promises",
+    "HTLB-RSV-021",
+    on=("dup_mm",),
+    source=whitcroft("H-comment"),
+    fields=(*RESV, "vma.vm_private_data"),
+    interfaces=("MemoryManager",),
+    would_catch="a child that inherits the owner flag and uses up its parent's promises",
 )
 def fork_gives_the_child_no_reservation(op: Operation, result: Any) -> Truth:
     """fork MUST NOT change `resv_huge_pages`, and no private VMA of the child MUST have reservations.
@@ -328,21 +425,31 @@ def fork_gives_the_child_no_reservation(op: Operation, result: Any) -> Truth:
 
 
 @postcondition(
-    "HTLB-RSV-022", on=("hugetlb_fault",), source=gibson("D5") + whitcroft("M2"), fields=RESV,
-    interfaces=("MemoryManager",), would_catch="an out-of-memory kill on a mapping with reservation",
+    "HTLB-RSV-022",
+    on=("hugetlb_fault",),
+    source=gibson("D5") + whitcroft("M2"),
+    fields=RESV,
+    interfaces=("MemoryManager",),
+    would_catch="an out-of-memory kill on a mapping with reservation",
 )
 def reserved_fault_is_not_out_of_memory(op: Operation, old: Any, new: Any, result: Any) -> Truth:
     """A fault on an offset whose reservation is outstanding from beginning to end MUST NOT end in VM_FAULT_OOM for
     want of a huge page.
     """
     return implies(
-        old.reserved and new.promised and op.did("availability_test") and not op.did("anon_vma_failed"), lambda: result is not VM_FAULT_OOM
+        old.reserved and new.promised and op.did("availability_test") and not op.did("anon_vma_failed"),
+        lambda: result is not VM_FAULT_OOM,
     )
 
 
 @transition(
-    "HTLB-RSV-023", over=Over.SECTION, on=("hugetlb_lock",), source=gibson("D5", "H-alloc"), fields=RESV_FREE,
-    functions=("alloc_huge_page",), interfaces=("MemoryManager",),
+    "HTLB-RSV-023",
+    over=Over.SECTION,
+    on=("hugetlb_lock",),
+    source=gibson("D5", "H-alloc"),
+    fields=RESV_FREE,
+    functions=("alloc_huge_page",),
+    interfaces=("MemoryManager",),
 )
 def nobody_takes_a_promised_page(section: Section) -> Truth:
     """An allocation without reservation MUST fail rather than take a page that backs somebody else's promise."""
@@ -353,7 +460,10 @@ def nobody_takes_a_promised_page(section: Section) -> Truth:
 
 
 @postcondition(
-    "HTLB-RSV-024", on=("hugetlb_reserve_pages",), source=whitcroft("H-reserve", "H-comment"), fields=RESV,
+    "HTLB-RSV-024",
+    on=("hugetlb_reserve_pages",),
+    source=whitcroft("H-reserve", "H-comment"),
+    fields=RESV,
     interfaces=("MemoryManager",),
 )
 def shared_offsets_are_charged_once(op: Operation, result: int) -> Truth:
@@ -368,7 +478,10 @@ def shared_offsets_are_charged_once(op: Operation, result: int) -> Truth:
 
 
 @postcondition(
-    "HTLB-RSV-025", on=("hugetlb_reserve_pages",), source=whitcroft("M4", "H-reserve"), fields=RESV,
+    "HTLB-RSV-025",
+    on=("hugetlb_reserve_pages",),
+    source=whitcroft("M4", "H-reserve"),
+    fields=RESV,
     interfaces=("MemoryManager",),
 )
 def private_mapping_reserves_its_length(op: Operation, result: int) -> Truth:
@@ -384,7 +497,11 @@ def private_mapping_reserves_its_length(op: Operation, result: int) -> Truth:
 
 
 @postcondition(
-    "HTLB-RSV-026", on=("hugetlb_reserve_pages",), source=field("base"), fields=RESV, interfaces=("MemoryManager",),
+    "HTLB-RSV-026",
+    on=("hugetlb_reserve_pages",),
+    source=field("base"),
+    fields=RESV,
+    interfaces=("MemoryManager",),
 )
 def noreserve_is_not_charged(op: Operation) -> Truth:
     """A mapping made with MAP_NORESERVE MUST NOT be charged and MUST get no reservation map."""
@@ -395,18 +512,23 @@ def noreserve_is_not_charged(op: Operation) -> Truth:
 
 
 @postcondition(
-    "HTLB-RSV-027", on=("hugetlb_reserve_pages",), source=whitcroft("H-reserve", "H-count"), fields=RESV,
+    "HTLB-RSV-027",
+    on=("hugetlb_reserve_pages",),
+    source=whitcroft("H-reserve", "H-count"),
+    fields=RESV,
 )
 def empty_charge_succeeds(op: Operation, result: int) -> Truth:
     """A request whose charge is 0 MUST succeed without changing any counter."""
-    return implies(
-        op.get("charge") == 0 and not op.did("acct"), lambda: result == 0 and not own_counters(op)
-    )
+    return implies(op.get("charge") == 0 and not op.did("acct"), lambda: result == 0 and not own_counters(op))
 
 
 @postcondition(
-    "HTLB-RSV-028", on=("hugetlb_vmtruncate",), source=field("base") + whitcroft("H-lockrule"), fields=RESV,
-    interfaces=("MemoryManager",), would_catch="HugePages_Rsvd absurd after truncation (2006)",
+    "HTLB-RSV-028",
+    on=("hugetlb_vmtruncate",),
+    source=field("base") + whitcroft("H-lockrule"),
+    fields=RESV,
+    interfaces=("MemoryManager",),
+    would_catch="HugePages_Rsvd absurd after truncation (2006)",
 )
 def truncation_releases_what_was_not_instantiated(op: Operation) -> Truth:
     """Truncation MUST release exactly the reservations of the file beyond the new end that had no page."""
@@ -416,9 +538,13 @@ def truncation_releases_what_was_not_instantiated(op: Operation) -> Truth:
 
 
 @state_invariant(
-    "HTLB-RSV-029", over=Over.WORLD, guard=QUIESCENT, source=gibson("R3") + whitcroft("M1"),
+    "HTLB-RSV-029",
+    over=Over.WORLD,
+    guard=QUIESCENT,
+    source=gibson("R3") + whitcroft("M1"),
     fields=(*RESV_FREE, "hstate.nr_huge_pages", "hstate.tentative_huge_pages", "sb.free_blocks"),
-    functions=("hugetlb_vm_op_close", "evict_inode"), interfaces=("MemoryManager",),
+    functions=("hugetlb_vm_op_close", "evict_inode"),
+    interfaces=("MemoryManager",),
 )
 def baseline_without_users(world: Any) -> Truth:
     """With no huge-page mapping, no file and nothing in flight, the reserve and the in-flight count MUST be 0, every
@@ -427,17 +553,24 @@ def baseline_without_users(world: Any) -> Truth:
     pool, sb = world.pool, world.super
     return implies(
         not world.vmas and not world.inodes and not any(p.pins for p in world.pages),
-        lambda: pool.resv_huge_pages == 0
-        and pool.tentative_huge_pages == 0
-        and pool.free_huge_pages == pool.nr_huge_pages
-        and not world.maps
-        and sb.free_blocks == sb.max_blocks,
+        lambda: (
+            pool.resv_huge_pages == 0
+            and pool.tentative_huge_pages == 0
+            and pool.free_huge_pages == pool.nr_huge_pages
+            and not world.maps
+            and sb.free_blocks == sb.max_blocks
+        ),
     )
 
 
 @state_invariant(
-    "HTLB-RSV-030", over=Over.POOL, guard="hugetlb_lock", source=gibson("R2", "D3", "D5"), fields=RESV_FREE,
-    functions=("alloc_huge_page", "keep_huge_page"), would_catch="two counters of different meaning under one name",
+    "HTLB-RSV-030",
+    over=Over.POOL,
+    guard="hugetlb_lock",
+    source=gibson("R2", "D3", "D5"),
+    fields=RESV_FREE,
+    functions=("alloc_huge_page", "keep_huge_page"),
+    would_catch="two counters of different meaning under one name",
 )
 def promised_and_in_flight_are_distinct(pool: Any) -> Truth:
     """Promised pages and pages in flight MUST be disjoint: a page in flight is on no free list, and the promised ones
@@ -448,8 +581,11 @@ def promised_and_in_flight_are_distinct(pool: Any) -> Truth:
 
 
 @transition(
-    "HTLB-RSV-031", over=Over.EVENT, on=("draw", "commit", "pte_insert"), source=gibson("H-alloc", "H-nopage-c")
-    + whitcroft("H-accessors", "H-decr", "H-reserve"), fields=("vma.vm_flags",),
+    "HTLB-RSV-031",
+    over=Over.EVENT,
+    on=("draw", "commit", "pte_insert"),
+    source=gibson("H-alloc", "H-nopage-c") + whitcroft("H-accessors", "H-decr", "H-reserve"),
+    fields=("vma.vm_flags",),
     functions=("alloc_huge_page", "hugetlb_no_page", "hugetlb_reserve_pages"),
     would_catch="a MAP_SHARED mapping of a file opened read-only, whose VM_SHARED bit is clear (fixed 2009)",
 )
@@ -465,7 +601,10 @@ def one_predicate_for_shared(event: Event) -> Truth:
 
 
 @postcondition(
-    "HTLB-RSV-032", on=("alloc_huge_page",), source=gibson("H-alloc"), fields=RESV_FREE,
+    "HTLB-RSV-032",
+    on=("alloc_huge_page",),
+    source=gibson("H-alloc"),
+    fields=RESV_FREE,
     would_catch="a draw that was not undone when the free list turned out empty",
 )
 def failed_allocation_changes_no_counter(op: Operation, result: Any) -> Truth:
@@ -474,7 +613,11 @@ def failed_allocation_changes_no_counter(op: Operation, result: Any) -> Truth:
 
 
 @postcondition(
-    "HTLB-RSV-033", on=("alloc_huge_page",), source=gibson("D5", "H-alloc"), fields=RESV, variants=(TENTATIVE,),
+    "HTLB-RSV-033",
+    on=("alloc_huge_page",),
+    source=gibson("D5", "H-alloc"),
+    fields=RESV,
+    variants=(TENTATIVE,),
     would_catch="the assertion of 2006 as posted, hit by a shared fault on an offset without reservation",
 )
 def empty_reserve_is_no_impossible_state(op: Operation, result: Any) -> Truth:
@@ -487,7 +630,11 @@ def empty_reserve_is_no_impossible_state(op: Operation, result: Any) -> Truth:
 
 
 @transition(
-    "HTLB-RSV-034", over=Over.RUN, source=gibson("D5"), fields=RESV, variants=(TENTATIVE,),
+    "HTLB-RSV-034",
+    over=Over.RUN,
+    source=gibson("D5"),
+    fields=RESV,
+    variants=(TENTATIVE,),
     functions=("free_huge_page", "alloc_huge_page"),
 )
 def lost_race_robs_nobody(run: Run) -> Truth:
@@ -506,7 +653,11 @@ def lost_race_robs_nobody(run: Run) -> Truth:
 
 
 @transition(
-    "HTLB-RSV-035", over=Over.OPERATION, on=("hugetlb_fault",), source=whitcroft("H-commit", "H-decr"), fields=RESV,
+    "HTLB-RSV-035",
+    over=Over.OPERATION,
+    on=("hugetlb_fault",),
+    source=whitcroft("H-commit", "H-decr"),
+    fields=RESV,
     functions=("vma_commit_reservation", "alloc_huge_page"),
     would_catch="an offset marked consumed for a surplus page that had not come from the reserve",
 )
@@ -521,7 +672,10 @@ def consumption_coincides_with_a_draw(op: Operation) -> Truth:
 
 
 @postcondition(
-    "HTLB-RSV-036", on=("hugetlb_reserve_pages",), source=whitcroft("H-reserve"), fields=RESV,
+    "HTLB-RSV-036",
+    on=("hugetlb_reserve_pages",),
+    source=whitcroft("H-reserve"),
+    fields=RESV,
 )
 def segment_without_vma_counts_as_shared(op: Operation, result: int) -> Truth:
     """A shared memory segment, which has no VMA when it reserves, MUST be accounted like a shared mapping."""
@@ -532,7 +686,10 @@ def segment_without_vma_counts_as_shared(op: Operation, result: int) -> Truth:
 
 
 @postcondition(
-    "HTLB-RSV-037", on=("hugetlb_acct_memory",), source=gibson("D3"), fields=RESV_FREE,
+    "HTLB-RSV-037",
+    on=("hugetlb_acct_memory",),
+    source=gibson("D3"),
+    fields=RESV_FREE,
 )
 def refusal_names_a_real_shortage(op: Operation, result: int) -> Truth:
     """A request MUST NOT be refused while `resv_huge_pages` + delta <= `free_huge_pages` at the deciding instant.

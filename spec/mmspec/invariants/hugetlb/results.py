@@ -24,8 +24,14 @@ def allocation_errors_map_one_to_one(op: Operation, result: Any) -> Truth:
     return result is {RETRY: VM_FAULT_MINOR, NO_PAGE: VM_FAULT_OOM}[calls[-1].result]
 
 
-@postcondition("HTLB-ERR-002", on=("hugetlb_fault",), source=gibson("H-nopage-a"), fields=("inode.i_size",),
-               interfaces=("MemoryManager",), would_catch="an out-of-memory kill beyond the end of a file (2006)")
+@postcondition(
+    "HTLB-ERR-002",
+    on=("hugetlb_fault",),
+    source=gibson("H-nopage-a"),
+    fields=("inode.i_size",),
+    interfaces=("MemoryManager",),
+    would_catch="an out-of-memory kill beyond the end of a file (2006)",
+)
 def end_of_file_wins_over_shortage(op: Operation, old: Any, new: Any, result: Any) -> Truth:
     """Beyond the end of the file a fault MUST report SIGBUS, not out of memory, also with an empty pool."""
     return implies(
@@ -67,9 +73,11 @@ def error_names_its_cause(op: Operation, result: Any) -> Truth:
         )
     return implies(
         result is VM_FAULT_OOM,
-        lambda: op.did("pte_alloc_failed", "anon_vma_failed")
-        or any(c.result < 0 for c in op.calls("vma_needs_reservation"))
-        or any(c.result == NO_PAGE for c in op.calls("alloc_huge_page")),
+        lambda: (
+            op.did("pte_alloc_failed", "anon_vma_failed")
+            or any(c.result < 0 for c in op.calls("vma_needs_reservation"))
+            or any(c.result == NO_PAGE for c in op.calls("alloc_huge_page"))
+        ),
     )
 
 
@@ -81,17 +89,22 @@ def minor_fault_without_entry_has_a_reason(op: Operation, result: Any) -> Truth:
     read = op.one("pte_read")
     return implies(
         result is VM_FAULT_MINOR and not installed,
-        lambda: any(c.result == RETRY for c in op.calls("alloc_huge_page"))
-        or op.did("cow_lost", "quota_failed")
-        or (check is not None and not check.same)
-        or (read is not None and read.entry is not None and (read.entry.writable or not op.write)),
+        lambda: (
+            any(c.result == RETRY for c in op.calls("alloc_huge_page"))
+            or op.did("cow_lost", "quota_failed")
+            or (check is not None and not check.same)
+            or (read is not None and read.entry is not None and (read.entry.writable or not op.write))
+        ),
     )
 
 
-@postcondition("HTLB-ERR-007", over=Over.RUN, on=(), source=gibson("H-alloc", "R5"),
-               would_catch="the assertion of 2006 as posted, within reach of any user with two mappings")
+@postcondition(
+    "HTLB-ERR-007",
+    over=Over.RUN,
+    on=(),
+    source=gibson("H-alloc", "R5"),
+    would_catch="the assertion of 2006 as posted, within reach of any user with two mappings",
+)
 def no_assertion_in_reach_of_users(run: Run) -> Truth:
     """Assertions of the kernel MUST NOT be reachable by what users do; an error is returned instead."""
     return not run.facts.get("assertions")
-
-

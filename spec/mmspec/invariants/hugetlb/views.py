@@ -31,7 +31,9 @@ def fault_view(vma: Any, address: int) -> FaultView:
         recorder.current.op.noted.setdefault("reserved_at_entry", outstanding)
     shared = mapped_shared(vma)
     promised = idx in vma.vm_file.resv_map.coverage() if shared else owner(vma)
-    return FaultView(outstanding, promised, idx, vma.vm_file.i_size, resv_map is not None and idx in resv_map.coverage())
+    return FaultView(
+        outstanding, promised, idx, vma.vm_file.i_size, resv_map is not None and idx in resv_map.coverage()
+    )
 
 
 @attrs.frozen(slots=True)

@@ -74,7 +74,11 @@ def closed_once_and_alone(op: Operation) -> Truth:
 
 
 @transition(
-    "HTLB-VMA-007", over=Over.EVENT, on=("vm_op_close",), source=whitcroft("M5", "H-close"), fields=("mm.ptes",),
+    "HTLB-VMA-007",
+    over=Over.EVENT,
+    on=("vm_op_close",),
+    source=whitcroft("M5", "H-close"),
+    fields=("mm.ptes",),
     functions=("do_munmap", "mmput"),
 )
 def unmapped_before_closed(event: Event) -> Truth:
@@ -88,16 +92,21 @@ def unmapped_before_closed(event: Event) -> Truth:
 
 
 @postcondition(
-    "HTLB-VMA-008", on=("split_vma",), source=whitcroft("M2", "M5"), fields=(*RESV, *CLAIM),
+    "HTLB-VMA-008",
+    on=("split_vma",),
+    source=whitcroft("M2", "M5"),
+    fields=(*RESV, *CLAIM),
     would_catch="the remaining reservation copied with the VMA and returned by both halves (2008)",
 )
 def split_moves_no_promise(op: Operation, result: int, vma: Any) -> Truth:
     """A split MUST leave counters, regions and consumption unchanged, and raise `refs` by one if there is a map."""
     return implies(
         result == 0,
-        lambda: not own_counters(op)
-        and region_growth(op) == 0
-        and op.delta("refs") == (0 if private_map(vma) is None else 1),
+        lambda: (
+            not own_counters(op)
+            and region_growth(op) == 0
+            and op.delta("refs") == (0 if private_map(vma) is None else 1)
+        ),
     )
 
 
@@ -112,14 +121,19 @@ def both_parts_inherit(op: Operation, old: Any, new: Any, result: int, vma: Any)
     """Both parts MUST inherit flags, map and owner status, and their lengths MUST add up to the old one."""
     return implies(
         result == 0,
-        lambda: op.new_vma.vm_flags == vma.vm_flags == old.flags
-        and op.new_vma.vm_private_data == vma.vm_private_data == old.private_data
-        and new.npages == old.npages,
+        lambda: (
+            op.new_vma.vm_flags == vma.vm_flags == old.flags
+            and op.new_vma.vm_private_data == vma.vm_private_data == old.private_data
+            and new.npages == old.npages
+        ),
     )
 
 
 @precondition(
-    "HTLB-VMA-011", on=("split_vma", "do_munmap"), source=field("base"), fields=SPAN,
+    "HTLB-VMA-011",
+    on=("split_vma", "do_munmap"),
+    source=field("base"),
+    fields=SPAN,
 )
 def unaligned_boundary_is_refused(op: Operation, result: int) -> Truth:
     """Splitting or unmapping at an address that is no huge-page boundary MUST give -EINVAL with no change."""
@@ -136,7 +150,10 @@ def failed_split_keeps_no_reference(op: Operation, result: int) -> Truth:
 
 
 @postcondition(
-    "HTLB-VMA-013", on=("split_vma",), source=whitcroft("M3", "M4", "M5"), fields=(*SPAN, "resv_map.regions"),
+    "HTLB-VMA-013",
+    on=("split_vma",),
+    source=whitcroft("M3", "M4", "M5"),
+    fields=(*SPAN, "resv_map.regions"),
     would_catch="apportioning the remaining count in open, which cannot know what was consumed on which side",
 )
 def apportioning_is_exact(old: Any, new: Any, result: int) -> Truth:
@@ -145,7 +162,11 @@ def apportioning_is_exact(old: Any, new: Any, result: int) -> Truth:
 
 
 @postcondition(
-    "HTLB-VMA-014", over=Over.RUN, on=(), source=whitcroft("M1", "M2"), fields=RESV,
+    "HTLB-VMA-014",
+    over=Over.RUN,
+    on=(),
+    source=whitcroft("M1", "M2"),
+    fields=RESV,
     functions=("hugetlb_reserve_pages", "hugetlb_vm_op_close", "alloc_huge_page"),
     would_catch="both halves of a split mapping returning the whole remainder",
 )
@@ -168,7 +189,9 @@ def lifetime_balance_is_zero(run: Run) -> Truth:
     return every(balance[name] == 0 for name in gone if name in balance)
 
 
-@postcondition("HTLB-VMA-015", on=("do_munmap",), source=whitcroft("M2"), fields=(*RESV, *CLAIM), interfaces=("MemoryManager",))
+@postcondition(
+    "HTLB-VMA-015", on=("do_munmap",), source=whitcroft("M2"), fields=(*RESV, *CLAIM), interfaces=("MemoryManager",)
+)
 def unmapping_the_middle_leaves_two(op: Operation, result: int) -> Truth:
     """Unmapping the middle of a mapping MUST leave two VMAs with the same map, and release only the middle's
     remainder.
@@ -184,8 +207,11 @@ def exit_closes_everything(op: Operation) -> Truth:
     """Exit MUST close every VMA, return what each has left, and drop its maps, even if children still map the pages."""
     mm = op.mm
     closed = op.calls("hugetlb_vm_op_close")
-    return not mm.vmas and not mm.ptes and mm.file_rss == 0 and (
-        op.delta("resv_huge_pages") == -sum(c.get("released", 0) for c in closed) + _unreserved_by_eviction(op)
+    return (
+        not mm.vmas
+        and not mm.ptes
+        and mm.file_rss == 0
+        and (op.delta("resv_huge_pages") == -sum(c.get("released", 0) for c in closed) + _unreserved_by_eviction(op))
     )
 
 
@@ -194,7 +220,11 @@ def _unreserved_by_eviction(op: Operation) -> int:
 
 
 @transition(
-    "HTLB-VMA-017", over=Over.OPERATION, on=("hugetlb_fault",), source=whitcroft("H-comment"), fields=CLAIM,
+    "HTLB-VMA-017",
+    over=Over.OPERATION,
+    on=("hugetlb_fault",),
+    source=whitcroft("H-comment"),
+    fields=CLAIM,
 )
 def child_leaves_the_parents_map_alone(op: Operation) -> Truth:
     """Faults of a process that does not own the reservation MUST NOT change any private map, its references or its
@@ -225,8 +255,13 @@ def offsets_span_the_length(vma: Any) -> Truth:
 
 
 @transition(
-    "HTLB-VMA-019", over=Over.EVENT, on=("region_count",), source=whitcroft("H-open", "H-close"), fields=SPAN,
-    locks=("mmap_sem",), functions=("split_vma", "hugetlb_vm_op_close"),
+    "HTLB-VMA-019",
+    over=Over.EVENT,
+    on=("region_count",),
+    source=whitcroft("H-open", "H-close"),
+    fields=SPAN,
+    locks=("mmap_sem",),
+    functions=("split_vma", "hugetlb_vm_op_close"),
 )
 def nobody_counts_while_parts_overlap(event: Event) -> Truth:
     """While a split has its two VMAs overlap, no span of theirs MUST be counted."""
