@@ -19,6 +19,7 @@ import msgspec
 import mmspec
 import mmspec.invariants  # noqa: F401 - fills the registry
 from mmconformance.adapters.loading import Target
+from mmconformance.adapters.running import kernel_machine, standalone
 from mmconformance.engines.execution import Execution
 from mmconformance.engines.exhaustive import explore
 from mmconformance.engines.lanes import text_lanes
@@ -262,9 +263,10 @@ class _Profile:
         return bool(self.failures)
 
     def _machine(self) -> bool:
+        machine = kernel_machine() if self.job.target.kind == "kernel" else MemoryManagerMachine
         return self._keep_sampled(
             run_machine(
-                MemoryManagerMachine, self._make, examples=self.job.effort.machine_examples, seed_=self.job.seed,
+                machine, self._make, examples=self.job.effort.machine_examples, seed_=self.job.seed,
                 record=self.job.target.kind == "reference",
             )
         )  # fmt: skip
@@ -312,6 +314,8 @@ class _Profile:
             return self._keep_execution(found.execution, {"plan": attrs.asdict(found.plan)})
         failure = self._failure(found.violation)
         failure.run = found.run
+        if self.job.target.kind == "kernel":
+            failure.run += [f"standalone program: {standalone(found.steps, failure, self._make())}"]
         if failure.id not in self.failures:
             failure.replay_command = keep_steps(
                 self.job.arch, self.job.variant, self.job.target.name, self.job.target.interface, found.steps, failure.id

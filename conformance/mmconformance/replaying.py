@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmconformance.adapters.loading import load_target
+from mmconformance.adapters.running import kernel_machine
 from mmconformance.engines.execution import Execution
 from mmconformance.engines.replay import Recording, load, save
 from mmconformance.engines.schedules import Drawn, Recorded
@@ -61,7 +62,8 @@ def replay_steps(recording: Recording) -> tuple[list[str], Violation | None]:
     :raises UsageError: if the implementation cannot be loaded, or the steps are not those of its machine.
     """
     target = load_target(None if recording.implementation == "reference" else recording.implementation)
-    base = {"MemoryManager": MemoryManagerMachine, "ReservationMap": ReservationMapMachine}[target.interface]
+    driver = kernel_machine() if target.kind == "kernel" else MemoryManagerMachine
+    base = {"MemoryManager": driver, "ReservationMap": ReservationMapMachine}[target.interface]
     judge = Judge.of(recording.arch, recording.variant) if target.kind == "reference" else Judge()
 
     class Machine(base):  # type: ignore[valid-type, misc]

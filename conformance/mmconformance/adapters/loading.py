@@ -72,7 +72,15 @@ def _kernel() -> Target:
     reason = kernel.available()
     if reason is not None:
         raise UsageError(f"the running kernel cannot be tested: {reason}")
-    return Target("kernel", "MemoryManager", "kernel", lambda arch, variant: kernel.RunningKernel())
+    # One instance serves all examples: its processes are expensive to start, and cheap to begin anew.
+    running: list[Any] = []
+
+    def make(arch: str, variant: str) -> Any:
+        if not running:
+            running.append(kernel.RunningKernel())
+        return running[0]
+
+    return Target("kernel", "MemoryManager", "kernel", make)
 
 
 def _entry_point(name: str) -> str:

@@ -103,6 +103,8 @@ class ShadowWorld:
     inodes: list[ShadowFile] = attrs.field(factory=list)
     vmas: list[ShadowVma] = attrs.field(factory=list)
     names: int = 0
+    rules: frozenset[str] = frozenset()
+    """Names of rules in which the subject's release differs from those of 2006 and 2008."""
 
     def new_map(self, *, private: bool) -> ShadowMap:
         """An empty map."""
@@ -177,7 +179,23 @@ class ShadowWorld:
 
     def unmap_page(self, vma: ShadowVma, idx: int) -> None:
         """One entry is gone."""
-        vma.pages.pop(idx).holders -= 1
+        page = vma.pages.pop(idx)
+        page.holders -= 1
+        restores = "UNMAP_RESTORES_RESERVATION" in self.rules and self.pool.surplus_huge_pages == 0
+        if restores and vma.map is not None and page.holders == 0:
+            vma.map.covered.discard(idx)
+
+    def restored_by_truncation(self, file: ShadowFile, size: int) -> int:
+        """How many consumed reservations a truncation gives back to private mappings."""
+        if "UNMAP_RESTORES_RESERVATION" not in self.rules or self.pool.surplus_huge_pages:
+            return 0
+        return sum(
+            1
+            for v in self.vmas
+            if v.vm_file is file and v.map is not None
+            for idx, page in v.pages.items()
+            if idx >= size and page.holders == 1
+        )
 
     def truncated(self, file: ShadowFile, size: int) -> None:
         """The file ends at `size` now."""

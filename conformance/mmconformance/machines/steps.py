@@ -56,9 +56,10 @@ def shortest(make: Callable[[], Any], steps: list[Step], id_: str, attempts: int
     """
     machine = make()
     perform(machine, steps)
+    first = 1 if steps and steps[0][0] == "start" else 0
     size = max(1, len(steps) // 2)
     while size and attempts:
-        position = 0
+        position = first
         shorter = False
         while position < len(steps) and attempts:
             attempts -= 1

@@ -133,7 +133,7 @@ class Player:
 
     def call(self, name: str, *args: Any, **options: Any) -> int:
         """Run one operation with real pids, file numbers and addresses, and note it down."""
-        kinds = _KINDS[name]
+        kinds = KINDS[name]
         symbols = tuple(self._symbol(kind, value) for kind, value in zip(kinds, args, strict=False))
         named = tuple((key, self._symbol("f" if key == "file" else "", value)) for key, value in options.items())
         return self._run(Operation(name, symbols, named), list(args), options)
@@ -170,7 +170,7 @@ class Player:
 
 
 #: The kinds of the positional arguments, "" for plain numbers.
-_KINDS: dict[str, Sequence[str]] = {
+KINDS: dict[str, Sequence[str]] = {
     "spawn": (),
     "create_file": ("",),
     "mmap": ("p", ""),

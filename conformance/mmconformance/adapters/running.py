@@ -1,0 +1,75 @@
+"""The machine that drives the running kernel, and the programs that show what it has found."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+
+from mmspec.errors import Signal
+from mmspec.state import Setup
+from mmconformance.machines.memory_manager import MemoryManagerMachine
+from mmconformance.machines.steps import Step, perform
+from mmconformance.verdicts import Failure
+
+
+def kernel_machine() -> type[MemoryManagerMachine]:
+    """The machine with the rules of the running kernel's release, where they differ from those of 2006 and 2008."""
+    from mmconformance.adapters.kernel.differences import adaptations
+    from mmconformance.adapters.kernel.probe import kernel_release
+
+    class KernelMachine(MemoryManagerMachine):
+        """The running kernel; without quota, because anonymous mappings lie outside of it."""
+
+        signals_oom = Signal.SIGBUS
+        rules = frozenset(a.name for a in adaptations(kernel_release()))
+        quotas = st.none()
+
+    return KernelMachine
+
+
+class _Noting:
+    """A manager that notes down each operation in the neutral form of which programs are made."""
+
+    def __init__(self, player: Any) -> None:
+        self._player = player
+
+    def start(self, setup: Setup) -> None:
+        self.setup = setup
+        self._player.start(setup)
+
+    def __getattr__(self, name: str) -> Any:
+        from mmconformance.adapters.kernel.operations import KINDS
+
+        if name in KINDS:
+            return lambda *args, **options: self._player.call(name, *args, **options)
+        return getattr(self._player.manager, name)
+
+
+def standalone(steps: list[Step], failure: Failure, kernel: Any) -> str:
+    """Make the steps once more on `kernel`, and write a program that needs nothing but Python and shows the finding; its path.
+
+    `MMSPEC_FINDINGS` names the directory, `.mmspec/findings` is the usual one.
+    """
+    from mmconformance.adapters.kernel.operations import Player
+    from mmconformance.adapters.kernel.program import write_program
+
+    manager = _Noting(Player(kernel))
+    driver = kernel_machine()
+
+    class Machine(driver):  # type: ignore[valid-type, misc]
+        def subject(self) -> Any:
+            return manager
+
+    perform(Machine(), steps)
+    directory = Path(os.environ.get("MMSPEC_FINDINGS", ".mmspec/findings"))
+    path = directory / f"{failure.id.lower().replace('-', '_')}.py"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        text = write_program(manager.setup, manager._player.operations, title=failure.sentence, name=path.name)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        return f"could not be written: {error.strerror}"
+    return str(path)
