@@ -1,0 +1,90 @@
+"""How fast it is: `python -m mmconformance.bench`. Ratios within one run; the machine is somebody else's as well."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+from mmspec.invariant import Judge, judging
+from mmspec.trace import Recorder, recording
+from mmconformance.engines.exhaustive import explore
+from mmconformance.engines.sampled import run_machine
+from mmconformance.machines.memory_manager import MemoryManagerMachine
+from mmconformance.scenarios import SCENARIOS, program
+from mmreference.kernel.scheduler import Pause, Scheduler
+from mmreference.manager import ReferenceMemoryManager
+
+ARCH, VARIANT = "x86_64", "tentative"
+
+
+async def _pauses(count: int) -> None:
+    for _ in range(count):
+        await Pause("step")
+
+
+def plain_steps(count: int = 200_000) -> float:
+    """Steps per second of a coroutine that does nothing but suspend."""
+    scheduler = Scheduler(limit=count + 1)
+    scheduler.spawn("task", _pauses(count))
+    start = time.perf_counter()
+    scheduler.run()
+    return count / (time.perf_counter() - start)
+
+
+def faults(count: int = 300) -> float:
+    """Seconds for `count` rounds of mmap, write and munmap on the reference, with whatever contracts there are."""
+    manager = ReferenceMemoryManager(ARCH, VARIANT)
+    pid = manager.spawn()
+    start = time.perf_counter()
+    for _ in range(count):
+        address = manager.mmap(pid, 2)
+        manager.write(pid, address, 1)
+        manager.munmap(pid, address, 2)
+    return time.perf_counter() - start
+
+
+def recorded_faults() -> float:
+    """The same with a recorder and a judge: contracts and monitors at work."""
+    with recording(Recorder()), judging(Judge.of(ARCH, VARIANT)):
+        return faults()
+
+
+def _without_contracts() -> float:
+    command = [sys.executable, "-c", "from mmconformance.bench import faults; print(faults())"]
+    done = subprocess.run(
+        command, env={**os.environ, "MMSPEC_CONTRACTS": "off"}, capture_output=True, text=True, check=True
+    )
+    return float(done.stdout)
+
+
+def main() -> None:
+    """Print all figures."""
+    print(f"atomic steps per second, bare scheduler: {plain_steps():,.0f}")
+    on, idle, off = recorded_faults(), faults(), _without_contracts()
+    print(f"mmap, write, munmap x 300: contracts at work {on:.2f} s, compiled in but idle {idle:.2f} s, off {off:.2f} s")
+    print(f"  cost of contracts: x {on / off:.1f} at work, x {idle / off:.1f} idle")
+    with judging(Judge.of(ARCH, VARIANT)):
+        start = time.perf_counter()
+        found = run_machine(
+            MemoryManagerMachine, lambda: ReferenceMemoryManager(ARCH, VARIANT), examples=40, seed_=0, record=True
+        )
+        print(f"Hypothesis steps per second: {found.operations / (time.perf_counter() - start):,.0f}")
+        print("scenario: executions and seconds, with reduction | plain search (2,000 executions at most)")
+        for name in SCENARIOS:
+            reduced = explore(program(name, ARCH, VARIANT), budget_seconds=10)
+            plain = explore(program(name, ARCH, VARIANT), reduction=False, max_executions=2000)
+            print(
+                f"  {name:34} {_figure(reduced.executions, reduced.seconds, reduced.complete)} | "
+                f"{_figure(plain.executions, plain.seconds, plain.complete)}",
+                flush=True,
+            )
+
+
+def _figure(executions: int, seconds: float, complete: bool) -> str:
+    return f"{executions:6} {seconds:6.2f} s {'complete' if complete else 'cut off'}"
+
+
+if __name__ == "__main__":
+    main()
