@@ -68,6 +68,10 @@ needs_fields = {
 needs_links = {
     "implied_by": {"incoming": "implies", "outgoing": "implied by"},
 }
+needs_layouts = {
+    # The entry's text says everything; the table of fields is for needs.json.
+    "entry": {"grid": "simple", "layout": {"head": ["<<meta_id()>>"], "meta": ["<<meta_links_all()>>"]}},
+}
 needs_build_json = True
 needs_reproducible_json = True
 needs_max_title_length = -1

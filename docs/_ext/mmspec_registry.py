@@ -18,6 +18,7 @@ Directives:
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import textwrap
@@ -136,6 +137,18 @@ def link(invariant: Invariant) -> str:
     return f":need:`{invariant.id}`"
 
 
+def predicate(invariant: Invariant) -> list[str]:
+    """The predicate's source without decorator and docstring, which are shown as text."""
+    source = textwrap.dedent(invariant.source_code)
+    function = ast.parse(source).body[0]
+    assert isinstance(function, ast.FunctionDef)
+    first, last = function.lineno, function.end_lineno
+    docstring = function.body[0]
+    hidden = range(docstring.lineno, (docstring.end_lineno or docstring.lineno) + 1)
+    lines = source.splitlines()[first - 1 : last]
+    return [line for number, line in enumerate(lines, first) if number not in hidden]
+
+
 def option(text: str) -> str:
     """Text for one line of a directive option."""
     return " ".join(text.split())
@@ -163,8 +176,8 @@ def facts(invariant: Invariant) -> Iterator[tuple[str, str]]:
         yield "Locks", code(i.locks)
     yield "Variants", code(i.variants) if i.variants else "none of the two in this reference"
     yield "Architectures", code(i.architectures) if i.architectures is not None else "all"
-    yield "Judged through", code(("the reference's own contracts", *i.interfaces)).replace(
-        "``the reference's own contracts``", "the reference's own contracts"
+    yield "Judged through", code(("the reference's full view", *i.interfaces)).replace(
+        "``the reference's full view``", "the reference's full view"
     )
     yield "Valid", f"since Linux {i.since}" + (f", until {i.until}" if i.until else "")
     for anchor in i.sources:
@@ -209,12 +222,12 @@ def entry(invariant: Invariant) -> list[str]:
     }
     lines = [f".. inv:: {words(i)}"]
     lines += [f"   :{name}: {option(value)}" for name, value in options.items() if value]
-    lines += ["   :layout: clean", "", "   .. rst-class:: mmspec-sentence", "", f"   {rst(i.sentence)}", ""]
+    lines += ["   :layout: entry", "", "   .. rst-class:: mmspec-sentence", "", f"   {rst(i.sentence)}", ""]
     for paragraph in i.rationale.split("\n\n"):
         if paragraph:
             lines += [f"   {rst(paragraph)}", ""]
     lines += ["   .. code-block:: python", ""]
-    lines += [f"      {line}" if line else "" for line in textwrap.dedent(i.source_code).splitlines()]
+    lines += [f"      {line}" if line else "" for line in predicate(i)]
     lines += [""]
     lines += [f"   :{name}: {value}" for name, value in facts(i)]
     return [*lines, ""]
