@@ -7,14 +7,14 @@ import subprocess
 import sys
 import time
 
-from mmspec.invariant import Judge, judging
-from mmspec.trace import Recorder, recording
 from mmconformance.engines.exhaustive import explore
 from mmconformance.engines.sampled import run_machine
 from mmconformance.machines.memory_manager import MemoryManagerMachine
 from mmconformance.scenarios import SCENARIOS, program
 from mmreference.kernel.scheduler import Pause, Scheduler
 from mmreference.manager import ReferenceMemoryManager
+from mmspec.invariant import Judge, judging
+from mmspec.trace import Recorder, recording
 
 ARCH, VARIANT = "x86_64", "tentative"
 

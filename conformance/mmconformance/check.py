@@ -208,6 +208,7 @@ class _Profile:
         self.failures: dict[str, Failure] = {}
         self.operations = 0
         self.cut_short = False
+        self.seed = job.seed
 
     def run(self) -> Done:
         with judging(self.judge):
@@ -219,6 +220,7 @@ class _Profile:
                     self.cut_short = True
                     break
                 self._repeat(stage)
+            self._use_what_is_left()
         scope = [i.id for i in in_scope(self.job.target.interface, self.job.target.kind)]
         scope += [id_ for id_ in self.failures if id_ not in scope]
         self._find_roots()
@@ -228,6 +230,15 @@ class _Profile:
             self.operations,
             self.cut_short,
         )
+
+    def _use_what_is_left(self) -> None:
+        """Whoever gives a budget wants it used: go on with other seeds until it is."""
+        stages = [s for s in self._stages() if s not in (self._drills, self._scenarios)]
+        while stages and self.job.time_left is not None and self.job.time_left > 2:
+            self.seed += 1
+            for stage in stages:
+                stage()
+            self.judge.inapplicable |= frozenset(self.failures)
 
     def _make(self) -> Any:
         return self.job.target.make(self.job.arch, self.job.variant)
@@ -266,7 +277,7 @@ class _Profile:
         machine = kernel_machine() if self.job.target.kind == "kernel" else MemoryManagerMachine
         return self._keep_sampled(
             run_machine(
-                machine, self._make, examples=self.job.effort.machine_examples, seed_=self.job.seed,
+                machine, self._make, examples=self.job.effort.machine_examples, seed_=self.seed,
                 record=self.job.target.kind == "reference",
             )
         )  # fmt: skip
@@ -274,14 +285,14 @@ class _Profile:
     def _map_machine(self) -> bool:
         return self._keep_sampled(
             run_machine(
-                ReservationMapMachine, self._make, examples=self.job.effort.plans * 2, seed_=self.job.seed, record=True
+                ReservationMapMachine, self._make, examples=self.job.effort.plans * 2, seed_=self.seed, record=True
             )
         )
 
     def _plans(self) -> bool:
         job = self.job
         return self._keep_sampled(
-            run_plans(job.arch, job.variant, examples=job.effort.plans, seed_=job.seed)
+            run_plans(job.arch, job.variant, examples=job.effort.plans, seed_=self.seed)
         )
 
     def _scenarios(self) -> bool:

@@ -17,6 +17,7 @@ from mmreference.mm.system import System
 from mmreference.mm.truncate import hugetlb_setattr, iput
 from mmreference.mm.vma import VM_MAYSHARE, VM_MAYWRITE, VM_NORESERVE, VM_READ, VM_SHARED, VM_WRITE, Mm
 from mmspec.arch import architecture
+from mmspec.contracts import contracted
 from mmspec.errors import Signal
 from mmspec.interfaces import MemoryManager, ReservationMap
 from mmspec.invariant import TENTATIVE
@@ -69,6 +70,7 @@ class ReferenceMemoryManager(MemoryManager):
         scheduler.run()
         return task.result
 
+    @contracted()
     def counters(self) -> PoolCounters:
         return self.system.pool.counters()
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from mmspec.errors import Signal
-from mmspec.state import Setup
 from mmconformance.machines.memory_manager import MemoryManagerMachine
 from mmconformance.machines.steps import Step, perform
 from mmconformance.verdicts import Failure
+from mmspec.errors import Signal
+from mmspec.state import Setup
 
 
 def kernel_machine() -> type[MemoryManagerMachine]:

@@ -7,7 +7,6 @@ from collections.abc import Hashable, Sequence
 
 import icontract
 
-from mmspec.contracts import contracted
 from mmspec.state import Mapping, PoolCounters, Setup
 
 
@@ -40,7 +39,6 @@ class MemoryManager(icontract.DBC):
         """Give everything back; only `start` may follow. Called also after a failed operation."""
 
     @abstractmethod
-    @contracted()
     def counters(self) -> PoolCounters:
         """The pool's counters now, in huge pages."""
 
