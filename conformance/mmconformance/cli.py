@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,9 +100,12 @@ def check(
     target = load_target(implementation, interface)
     if target.kind == "kernel":
         archs = archs[:1]
-    report = run(
-        target, archs=archs, variants=variants_of(variant), engine=engine, budget=budget, seed=seed, progress=say
-    )
+    try:
+        report = run(
+            target, archs=archs, variants=variants_of(variant), engine=engine, budget=budget, seed=seed, progress=say
+        )
+    except BrokenExecutor:
+        raise ImplementationFailure(f"{target.name} took a checking process down") from None
     write(json, dump(report.document()))
     write(junit, junit_xml(report))
     terminal(report)
@@ -265,7 +270,10 @@ def main() -> None:
 
 def fail(line: str, status: int) -> None:
     """One clear line, and the exit status."""
-    print(f"mmspec: {line}", file=sys.stderr)
+    # Nobody waits for what other profiles would have said.
+    for process in multiprocessing.active_children():
+        process.terminate()
+    print(f"mmspec: {' '.join(line.split())}", file=sys.stderr)
     sys.exit(status)
 
 

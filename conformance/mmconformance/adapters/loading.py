@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import entry_points
@@ -14,9 +16,9 @@ from typing import Any
 
 import attrs
 
+from mmconformance.adapters.results import checked
 from mmspec.errors import ImplementationFailure, NotObservable, UsageError, Violation
 from mmspec.interfaces import INTERFACES
-from mmspec.state import PoolCounters
 
 #: Seconds that one call of an implementation may take.
 CALL_LIMIT = float(os.environ.get("MMSPEC_CALL_LIMIT", "5"))
@@ -31,6 +33,14 @@ class Target:
     kind: str
     """"reference", "class", "exec" or "kernel"."""
     make: Callable[[str, str], Any]
+    origin: tuple[str, str | None] | None = None
+    """The arguments of :func:`load_target` that find it again, in another process."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Between processes goes what it is called; what it is made of need not be picklable."""
+        if self.origin is not None:
+            return load_target, self.origin
+        return Target, (self.name, self.interface, self.kind, self.make)
 
 
 def load_target(name: str | None, interface: str | None = None) -> Target:
@@ -62,7 +72,10 @@ def _reference(interface: str) -> Target:
     from mmreference.manager import ReferenceMemoryManager, ReferenceReservationMap
 
     if interface == "ReservationMap":
-        return Target("reference-regions", interface, "class", lambda arch, variant: ReferenceReservationMap())
+        name = "mmreference.manager:ReferenceReservationMap"
+        return Target(
+            "reference-regions", interface, "class", lambda arch, variant: ReferenceReservationMap(), (name, interface)
+        )
     return Target("reference", interface, "reference", ReferenceMemoryManager)
 
 
@@ -80,7 +93,7 @@ def _kernel() -> Target:
             running.append(kernel.RunningKernel())
         return running[0]
 
-    return Target("kernel", "MemoryManager", "kernel", make)
+    return Target("kernel", "MemoryManager", "kernel", make, ("kernel", None))
 
 
 def _entry_point(name: str) -> str:
@@ -95,6 +108,8 @@ def _entry_point(name: str) -> str:
 
 def _python(name: str, interface: str | None) -> Target:
     module_name, _, attribute = name.partition(":")
+    if not module_name.strip(".") or module_name.startswith(".") or not attribute:
+        raise UsageError(f"{name!r} names no implementation; write package.module:attribute")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -107,10 +122,14 @@ def _python(name: str, interface: str | None) -> Target:
         raise UsageError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from None
     factory = getattr(module, attribute, None)
     if factory is None:
-        raise UsageError(f"module {module_name} has no {attribute or 'attribute (write package.module:attribute)'}")
-    chosen = interface or _guess(factory, name)
-    _require_methods(factory, chosen, name)
-    return Target(name, chosen, "class", lambda arch, variant: guarded(_instance(factory, name), chosen))
+        raise UsageError(f"module {module_name} has no {attribute}")
+    # A function that makes instances says nothing of them, so one is made.
+    sample = factory if inspect.isclass(factory) else _instance(factory, name)
+    chosen = interface or _guess(sample, name)
+    _require_methods(sample, chosen, name)
+    return Target(
+        name, chosen, "class", lambda arch, variant: guarded(_instance(factory, name), chosen), (name, interface)
+    )
 
 
 def _guess(factory: Any, name: str) -> str:
@@ -129,14 +148,12 @@ def abstract_names(interface: str) -> list[str]:
     return sorted(INTERFACES[interface].__abstractmethods__)
 
 
-def _require_methods(factory: Any, interface: str, name: str) -> None:
-    if not inspect.isclass(factory):
-        return
-    missing = [m for m in abstract_names(interface) if not hasattr(factory, m)]
-    missing += [m for m in getattr(factory, "__abstractmethods__", ()) if m not in missing]
-    if missing and not (missing == ["regions"] and "regions" in getattr(factory, "__annotations__", {})):
-        # An attribute that only __init__ sets cannot be seen on the class; those are looked for on the instance.
-        missing = [m for m in missing if m != "regions" and m != "huge_page_bytes"]
+def _require_methods(sample: Any, interface: str, name: str) -> None:
+    missing = [m for m in abstract_names(interface) if not hasattr(sample, m)]
+    missing += [m for m in getattr(sample, "__abstractmethods__", ()) if m not in missing]
+    if inspect.isclass(sample):
+        # An attribute that only __init__ sets cannot be seen on the class; the guard looks for it on the instance.
+        missing = [m for m in missing if m not in ("regions", "huge_page_bytes")]
     if missing:
         raise UsageError(f"{name} lacks {', '.join(missing)}, which {interface} needs")
 
@@ -147,23 +164,41 @@ def _instance(factory: Any, name: str) -> Any:
             return factory() if callable(factory) else factory
     except ImplementationFailure:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ImplementationFailure(f"{name}() raised {type(error).__name__}: {error}") from error
+
+
+class _Late(BaseException):
+    """Raised in an endless call; no `except Exception` of an implementation may keep it."""
 
 
 @contextmanager
 def time_limit(what: str) -> Iterator[None]:
-    """Interrupt whatever runs longer than :data:`CALL_LIMIT`; works in the main thread of a process."""
+    """Interrupt whatever runs longer than :data:`CALL_LIMIT`; works in the main thread of a process.
+
+    A call that never comes back to the interpreter cannot be interrupted. In a checking process, it is ended together
+    with the process, when it has used up twice the time.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def late(signum: int, frame: object) -> None:
-        raise ImplementationFailure(f"{what} did not return within {CALL_LIMIT:g} s")
+        raise _Late
 
+    apart = multiprocessing.parent_process() is not None
     before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, CALL_LIMIT)
+    signal.setitimer(signal.ITIMER_REAL, CALL_LIMIT, CALL_LIMIT)
+    if apart:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 2 * CALL_LIMIT)
     try:
         yield
+    except _Late:
+        raise ImplementationFailure(f"{what} did not return within {CALL_LIMIT:g} s") from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        if apart:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGALRM, before)
 
 
@@ -179,9 +214,9 @@ def guarded(instance: Any, interface: str) -> Any:
     for name in names:
         original = inspect.getattr_static(base, name)
         if isinstance(original, property):
-            body[name] = property(_getter(name, original.fget))
+            body[name] = property(_getter(interface, name, original.fget))
         elif callable(original):
-            body[name] = _caller(name, original)
+            body[name] = _caller(interface, name, original)
         elif hasattr(instance, name):
             body[name] = getattr(instance, name)
     cls = type(f"Guarded{interface}", (base,), body)
@@ -192,43 +227,40 @@ def _subject(self: Any) -> Any:
     return object.__getattribute__(self, "_subject")
 
 
-def _getter(name: str, original: Any) -> Callable[[Any], Any]:
+def _getter(interface: str, name: str, original: Any) -> Callable[[Any], Any]:
     def get(self: Any) -> Any:
-        return _protected(name, lambda: getattr(_subject(self), name))
+        return _protected(interface, name, lambda: getattr(_subject(self), name))
 
     get.__doc__ = getattr(original, "__doc__", None)
     return get
 
 
-def _caller(name: str, original: Any) -> Callable[..., Any]:
+def _caller(interface: str, name: str, original: Any) -> Callable[..., Any]:
     parameters = list(inspect.signature(original).parameters.values())[1:]
     plain = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     keyword = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
     # icontract finds arguments by name, so the delegate has to have the interface's own signature.
     head = ", ".join([*plain, *(["*"] if keyword else []), *(f"{p.name}={p.default!r}" for p in keyword)])
     pass_on = ", ".join([*plain, *(f"{p.name}={p.name}" for p in keyword)])
-    kind = {"int": int, "PoolCounters": PoolCounters}.get(str(inspect.signature(original).return_annotation))
-    scope: dict[str, Any] = {"protected": _protected, "subject": _subject, "kind": kind}
+    scope: dict[str, Any] = {"protected": _protected, "subject": _subject}
     comma = ", " if head else ""
     exec(
         f"def {name}(self{comma}{head}):\n"
-        f"    return protected({name!r}, lambda: subject(self).{name}({pass_on}), kind)\n",
+        f"    return protected({interface!r}, {name!r}, lambda: subject(self).{name}({pass_on}))\n",
         scope,
     )
     method: Callable[..., Any] = scope[name]
     return method
 
 
-def _protected(name: str, call: Callable[[], Any], kind: type | None = None) -> Any:
+def _protected(interface: str, name: str, call: Callable[[], Any]) -> Any:
     try:
         with time_limit(f"{name}()"):
             value = call()
-        if kind is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise ImplementationFailure(f"{name}() returned {type(value).__name__}, not {kind.__name__}")
-        return value
+        return checked(interface, name, value)
     except (ImplementationFailure, Violation, NotObservable, KeyboardInterrupt):
         raise
     except AttributeError as error:
         raise ImplementationFailure(f"{name} is missing or broken: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ImplementationFailure(f"{name}() raised {type(error).__name__}: {error}") from error
