@@ -274,10 +274,12 @@ class _Profile:
         return bool(self.failures)
 
     def _machine(self) -> bool:
+        # Only the reference shows its inside; of others more has to be seen from outside.
+        examples = self.job.effort.machine_examples * (1 if self.job.target.kind == "reference" else 10)
         machine = kernel_machine() if self.job.target.kind == "kernel" else MemoryManagerMachine
         return self._keep_sampled(
             run_machine(
-                machine, self._make, examples=self.job.effort.machine_examples, seed_=self.seed,
+                machine, self._make, examples=examples, seed_=self.seed,
                 record=self.job.target.kind == "reference",
             )
         )  # fmt: skip

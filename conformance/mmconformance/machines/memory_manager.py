@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from mmconformance.machines.shadow import VM_NORESERVE, ShadowFile, ShadowVma, ShadowWorld
 from mmconformance.machines.steps import Step, recorded
-from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, ImplementationFailure, Signal
+from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, ImplementationFailure, Signal, VmFault
 from mmspec.interfaces import MemoryManager
 from mmspec.invariant import REGISTRY, Over
 from mmspec.invariants.hugetlb.terms import UNMAPPED, VM_MAYSHARE, VM_WRITE, mapped_shared, outstanding_private
@@ -320,18 +320,27 @@ class MemoryManagerMachine(RuleBasedStateMachine):
         robbed = bool(vma.vm_private_data & UNMAPPED) and idx not in vma.pages
         need = self.world.needs_page(vma, idx, value is not None)
         view = self._fault_view(vma, idx)
-        fault = VM_FAULT_MINOR
-        if result < 0:
-            fault = VM_FAULT_OOM if result == self.signals_oom and not beyond and not robbed else VM_FAULT_SIGBUS
+        fault = self._fault_result(result, ambiguous=not beyond and not robbed)
         call = Reenacted("hugetlb_fault", old, new, vma=vma, address=address, write=value is not None)
         if need and not beyond and not robbed:
             call.did("availability_test")
         call.judge("HTLB-FLT-008", "HTLB-ERR-002", "HTLB-RSV-022", result=fault, old=view, new=view)
+        if fault is VM_FAULT_OOM and (not need or old.free_huge_pages > old.resv_huge_pages):
+            # There was a page to be had, so nobody had to fail.
+            REGISTRY["HTLB-FLT-029"].demand(_Enough(call.operation))
         if result >= 0:
             took = new.free_huge_pages < old.free_huge_pages
             page = self.world.touched(vma, idx, value is not None, took_page=took)
             self._judge_content(call, page, value, result)
         self._settle()
+
+    def _fault_result(self, result: int, *, ambiguous: bool) -> VmFault:
+        """What the fault must have answered; `ambiguous` where SIGBUS can also stand for a shortage."""
+        if result >= 0:
+            return VM_FAULT_MINOR
+        if result == Signal.SIGBUS:
+            return VM_FAULT_OOM if ambiguous and self.signals_oom is Signal.SIGBUS else VM_FAULT_SIGBUS
+        return VM_FAULT_OOM
 
     def _fault_view(self, vma: ShadowVma, idx: int) -> FaultView:
         from mmspec.invariants.hugetlb.terms import reserved
@@ -439,6 +448,18 @@ class _Blocks:
     def __init__(self, free: int, most: int) -> None:
         self.free_blocks = free
         self.max_blocks = most
+
+
+class _Enough:
+    """A run of one fault, with pages enough for it."""
+
+    def __init__(self, operation: Operation) -> None:
+        self.facts = {"excess": 0}
+        self._operation = operation
+
+    def operations(self, *names: str) -> list[Operation]:
+        """The one."""
+        return [self._operation]
 
 
 class _Ended:

@@ -480,7 +480,8 @@ def failure_was_true_at_some_instant(op: Operation, result: Any) -> Truth:
 
 
 @transition(
-    "HTLB-FLT-029", over=Over.RUN, source=gibson("D1"), functions=("hugetlb_fault",), fields=("hstate.free_huge_pages",)
+    "HTLB-FLT-029", over=Over.RUN,
+    interfaces=("MemoryManager",), source=gibson("D1"), functions=("hugetlb_fault",), fields=("hstate.free_huge_pages",)
 )
 def enough_pages_means_nobody_fails(run: Run) -> Truth:
     """In a complete run with enough pages for all distinct demands, no fault MUST return VM_FAULT_OOM.
