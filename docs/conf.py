@@ -24,7 +24,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(?!mm(spec|reference|conformance)\.).*"),
     # What the API reference leaves out on purpose: private names, type variables, the bodies of the reference.
     (r"py:.*", r"mm\w+(\.\w+)*\._\w+"),
-    (r"py:.*", r"mmspec\.contracts\.F"),
+    (r"py:.*", r"mm\w+(\.\w+)*\.[A-Z]"),
     (r"py:.*", r"mmreference\.mm\..*"),
 ]
 
