@@ -10,7 +10,7 @@ nox.options.default_venv_backend = "venv"
 def tests(session: nox.Session) -> None:
     """This project's own tests."""
     session.install(".[test,docs]")
-    session.run("pytest", "-n", "2", "--dist", "loadgroup", *session.posargs)
+    session.run("pytest", "-n", "2", *session.posargs)
 
 
 @nox.session

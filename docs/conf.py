@@ -21,6 +21,7 @@ default_role = "literal"
 nitpicky = True
 # Names of other packages are not linked: the build needs no network.
 nitpick_ignore_regex = [
+    (r"py:class", r"mmreference\.kernel\.slab\.T"),
     (r"py:.*", r"(?!mm(spec|reference|conformance)\.).*"),
     # What the API reference leaves out on purpose: private names, type variables, the bodies of the reference.
     (r"py:.*", r"mm\w+(\.\w+)*\._\w+"),
