@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import sys
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 import typer
@@ -81,6 +82,7 @@ def check(
     seed: Annotated[int, typer.Option(help="The same seed gives the same run.")] = 0,
     json: Json = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page to this file.")] = None,
 ) -> None:
     """Judge an implementation by every invariant, on every profile."""
     from mmspec.arch import architectures
@@ -92,9 +94,10 @@ def check(
         raise UsageError(f"no engine is called {engine!r}; known are sampled, exhaustive and all")
     writable(json)
     writable(junit)
+    writable(html)
     from mmconformance.adapters.loading import load_target
     from mmconformance.check import check as run
-    from mmconformance.report import junit_xml, terminal
+    from mmconformance.report import html_page, junit_xml, terminal
 
     archs = [a.name for a in architectures(arch)]
     target = load_target(implementation, interface)
@@ -108,6 +111,8 @@ def check(
         raise ImplementationFailure(f"{target.name} took a checking process down") from None
     write(json, dump(report.document()))
     write(junit, junit_xml(report))
+    if html is not None:
+        write(html, html_page(report, DOCUMENTATION))
     terminal(report)
     raise typer.Exit(report.exit_status)
 
@@ -116,6 +121,7 @@ def check(
 def list_(
     area: Annotated[str | None, typer.Option(help="Only this area, such as HTLB-RSV.")] = None,
     kind: Annotated[str | None, typer.Option(help="Only this kind, such as `lock rule`.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List the invariants."""
     registry = load_registry()
@@ -125,6 +131,11 @@ def list_(
     if not chosen:
         areas = ", ".join(dict.fromkeys(i.area for i in registry))
         raise UsageError(f"no invariant has that area and kind; areas are {areas}")
+    if json:
+        shown = ("id", "sentence", "area", "guard", "on", "fields", "functions", "locks", "variants", "interfaces")
+        rows = [{n: getattr(i, n) for n in shown} | {"kind": i.kind.value, "over": i.over.value} for i in chosen]
+        print(dump(rows), end="")
+        return
     for invariant in chosen:
         print(f"{invariant.id}  {invariant.sentence}")
 
@@ -251,6 +262,7 @@ def schema(name: Annotated[str, typer.Argument(help="check, explore or bugs")]) 
 
 def main() -> None:
     """Entry point; gives every error its line and its exit status."""
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         status = app(standalone_mode=False)
     except UsageError as error:
@@ -265,14 +277,25 @@ def main() -> None:
             raise
         fail(usage(), 2)
     else:
+        if status == 130:
+            fail("interrupted", 130)
         sys.exit(status)
 
 
-def fail(line: str, status: int) -> None:
-    """One clear line, and the exit status."""
-    # Nobody waits for what other profiles would have said.
+def _interrupt(signum: int, frame: object) -> None:
+    _end_workers()
+    raise KeyboardInterrupt
+
+
+def _end_workers() -> None:
+    """Nobody waits for what other profiles would have said."""
     for process in multiprocessing.active_children():
         process.terminate()
+
+
+def fail(line: str, status: int) -> NoReturn:
+    """One clear line, and the exit status."""
+    _end_workers()
     print(f"mmspec: {' '.join(line.split())}", file=sys.stderr)
     sys.exit(status)
 

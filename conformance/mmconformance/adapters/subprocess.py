@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import select
 import shlex
+import signal
 import subprocess
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from multiprocessing import util
+from typing import Any, Literal
 
 import attrs
 import msgspec
@@ -27,6 +31,9 @@ from mmspec.interfaces import INTERFACES
 from mmspec.state import Mapping, PoolCounters, Setup
 
 VERSION = 1
+
+#: Bytes that one answer may have.
+ANSWER_LIMIT = 1 << 24
 
 
 class Request(msgspec.Struct, kw_only=True):
@@ -51,7 +58,7 @@ class Response(msgspec.Struct, kw_only=True):
     id: int
     result: Any = None
     error: Problem | None = None
-    jsonrpc: str = "2.0"
+    jsonrpc: Literal["2.0"] = "2.0"
 
 
 class Hello(msgspec.Struct):
@@ -70,12 +77,22 @@ class Connection:
         self.name = name
         try:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                start_new_session=True,
             )
         except OSError as error:
             raise UsageError(f"{name} cannot be started: {error.strerror}: {command[0]}") from None
+        # Also at the end of a checking process, where nothing else is called.
+        util.Finalize(self, _end, args=(self.process,), exitpriority=10)
         self._serial = 0
         self._rest = b""
+        self._said = b""
+        """The end of what the program has written to standard error."""
+        self._listening = [s for s in (self.process.stdout, self.process.stderr) if s is not None]
 
     def call(self, method: str, **params: Any) -> Any:
         """Ask and wait for the answer.
@@ -105,26 +122,51 @@ class Connection:
         end = time.monotonic() + CALL_LIMIT
         while b"\n" not in self._rest:
             left = end - time.monotonic()
-            if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
-                self.process.kill()
+            ready = select.select(self._listening, [], [], max(0.0, left))[0] if left > 0 else []
+            if not ready:
+                self.close()
                 raise ImplementationFailure(f"{self.name}: {method} was not answered within {CALL_LIMIT:g} s")
+            if self.process.stdout not in ready:
+                # A pipe that nobody reads would stop the program.
+                self._hear()
+                continue
             chunk = self.process.stdout.read(65536)
             if not chunk:
                 raise self._died(method)
             self._rest += chunk
+            if len(self._rest) > ANSWER_LIMIT:
+                self.close()
+                raise ImplementationFailure(f"{self.name}: {method} was answered with more than {ANSWER_LIMIT} bytes")
         line, _, self._rest = self._rest.partition(b"\n")
         return line
 
     def _died(self, method: str) -> ImplementationFailure:
-        code = self.process.wait()
+        try:
+            how = f"status {self.process.wait(timeout=1)}"
+        except subprocess.TimeoutExpired:
+            how = "it closed its output"
+        self.close()
+        while self.process.stderr in self._listening and select.select([self.process.stderr], [], [], 0)[0]:
+            self._hear()
+        last = (self._said.decode(errors="replace").strip().splitlines() or ["nothing on stderr"])[-1]
+        return ImplementationFailure(f"{self.name} ended during {method} ({how}): {last}")
+
+    def _hear(self) -> None:
         assert self.process.stderr is not None
-        last = (self.process.stderr.read().decode(errors="replace").strip().splitlines() or ["nothing on stderr"])[-1]
-        return ImplementationFailure(f"{self.name} ended during {method} (status {code}): {last}")
+        said = self.process.stderr.read(65536)
+        if not said:
+            self._listening.remove(self.process.stderr)
+        self._said = (self._said + said)[-4096:]
 
     def close(self) -> None:
-        """End the program."""
-        self.process.kill()
-        self.process.wait()
+        """End the program, and what it has started."""
+        _end(self.process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def exec_target(name: str, interface: str | None) -> Target:
@@ -132,7 +174,10 @@ def exec_target(name: str, interface: str | None) -> Target:
 
     :raises UsageError: if it cannot be started or provides no known interface.
     """
-    command = shlex.split(name.removeprefix("exec:"))
+    try:
+        command = shlex.split(name.removeprefix("exec:"))
+    except ValueError as error:
+        raise UsageError(f"{name} is no command: {str(error).lower()}") from None
     if not command:
         raise UsageError("exec: names no program")
     connection = Connection(command, name)
@@ -153,7 +198,7 @@ def exec_target(name: str, interface: str | None) -> Target:
         running[0].call("new", arch=arch)
         return guarded(_remote(chosen, running[0], hello), chosen)
 
-    return Target(name, chosen, "exec", make)
+    return Target(name, chosen, "exec", make, (name, interface))
 
 
 def _hello(connection: Connection) -> Hello:
@@ -177,7 +222,8 @@ _RESULTS: dict[str, Any] = {
 def _remote(interface: str, connection: Connection, hello: Hello) -> Any:
     """An object whose methods are calls of the program."""
     body: dict[str, Any] = {"capabilities": frozenset(hello.capabilities), "huge_page_bytes": hello.huge_page_bytes}
-    for name in INTERFACES[interface].__abstractmethods__:
+    optional = {n for n in hello.capabilities if callable(getattr(INTERFACES[interface], n, None))}
+    for name in sorted(INTERFACES[interface].__abstractmethods__ | optional):
         original = inspect.getattr_static(INTERFACES[interface], name)
         if name in body:
             continue
@@ -203,24 +249,47 @@ def _result(name: str, value: Any) -> Any:
     raise ImplementationFailure(f"{name} was answered with {value!r}, which is no such thing")
 
 
-def serve(factory: Any, interface: str) -> None:
-    """Make a Python class such a program: answer requests from standard input until it ends."""
+def serve(factory: Callable[[], Any], interface: str) -> None:
+    """Make a Python class such a program: answer requests from standard input until it ends.
+
+    What the class itself prints goes to standard error, because standard output is for answers.
+    """
     subject: Any = None
-    for line in sys.stdin:
-        request = msgspec.json.decode(line, type=Request)
-        if request.method == "hello":
-            size = getattr(factory, "huge_page_bytes", 2 << 20)
-            capabilities = sorted(getattr(factory, "capabilities", ()))
-            result: Any = Hello(interface, VERSION, capabilities, size if isinstance(size, int) else 2 << 20)
-        elif request.method == "new":
-            subject, result = factory(), None
-        else:
-            params = dict(request.params)
-            if "setup" in params:
-                params["setup"] = Setup(**params["setup"])
-            attribute = getattr(subject, request.method)
-            result = attribute(**params) if callable(attribute) else attribute
-        if isinstance(result, PoolCounters):
-            result = {n: getattr(result, n) for n in result.names()[:4]}
-        sys.stdout.buffer.write(msgspec.json.encode(Response(id=request.id, result=result)) + b"\n")
-        sys.stdout.buffer.flush()
+    answers = sys.stdout.buffer
+    with contextlib.redirect_stdout(sys.stderr):
+        for line in sys.stdin.buffer:
+            try:
+                request = msgspec.json.decode(line, type=Request)
+            except msgspec.MsgspecError as error:
+                raise SystemExit(f"this is no request: {error}") from None
+            response = Response(id=request.id)
+            try:
+                if request.method == "hello":
+                    response.result = _introduction(factory(), interface)
+                elif request.method == "new":
+                    subject = factory()
+                else:
+                    response.result = _answer(subject, request)
+            except Exception as error:
+                response.error = Problem(-32000, f"{type(error).__name__}: {error}")
+            answers.write(msgspec.json.encode(response) + b"\n")
+            answers.flush()
+
+
+def _introduction(subject: Any, interface: str) -> Hello:
+    capabilities = sorted(getattr(subject, "capabilities", ()))
+    return Hello(interface, VERSION, capabilities, getattr(subject, "huge_page_bytes", 2 << 20))
+
+
+def _answer(subject: Any, request: Request) -> Any:
+    params = dict(request.params)
+    if "setup" in params:
+        params["setup"] = Setup(**params["setup"])
+    attribute = getattr(subject, request.method)
+    result = attribute(**params) if callable(attribute) else attribute
+    if isinstance(result, PoolCounters):
+        seen = result.names() if isinstance(result._tentative_huge_pages, int) else result.names()[:4]
+        return {n: getattr(result, n) for n in seen}
+    if request.method == "mappings":
+        return [attrs.asdict(m) for m in result]
+    return None if request.method in ("start", "stop", "region_add") else result

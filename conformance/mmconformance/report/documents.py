@@ -39,7 +39,14 @@ class ExplorationDocument(msgspec.Struct):
     violations: list[FoundViolation]
 
 
-SCHEMAS: dict[str, Any] = {"check": Report, "explore": ExplorationDocument, "bugs": list[MutantResult]}
+class CheckDocument(Report):
+    """What `mmspec check --json` writes."""
+
+    summary: dict[str, int] = {}
+    """How many results have which verdict."""
+
+
+SCHEMAS: dict[str, Any] = {"check": CheckDocument, "explore": ExplorationDocument, "bugs": list[MutantResult]}
 
 
 def exploration_document(found: Exploration, arch: str, variant: str) -> ExplorationDocument:
