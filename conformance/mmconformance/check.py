@@ -9,7 +9,7 @@ import platform
 import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -137,15 +137,11 @@ def check(
 def _run_all(jobs: list[Job], workers: int) -> Iterator[Done]:
     """The jobs in processes of their own, so that nothing an implementation does can reach the report."""
     context = multiprocessing.get_context("fork")
-    if workers <= 1 or len(jobs) == 1:
-        for job in jobs:
-            yield _run_apart(job, context)
-        return
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         try:
-            futures = [pool.submit(_run_job, job) for job in jobs]
+            futures = [pool.submit(_run_apart, job, context) for job in jobs]
             for future in as_completed(futures):
-                yield _unwrap(future.result())
+                yield future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
