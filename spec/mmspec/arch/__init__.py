@@ -6,7 +6,7 @@ from typing import Final
 
 from mmspec.arch.arm64 import ARM64_4K, ARM64_16K, ARM64_64K
 from mmspec.arch.powerpc import POWERPC64
-from mmspec.arch.profile import Architecture, DirtyYoung, Flush, PteBits, PteValue, TableLevel
+from mmspec.arch.profile import FEATURES, Architecture, DirtyYoung, Flush, HugePage, PteBits, PteValue, TableLevel
 from mmspec.arch.riscv import RISCV64_SV39, RISCV64_SV48
 from mmspec.arch.s390 import S390X
 from mmspec.arch.x86 import I386, I386_PAE, X86_64, X86_64_LA57
@@ -56,9 +56,11 @@ def architectures(selection: str) -> list[Architecture]:
 
 __all__ = [
     "ARCHITECTURES",
+    "FEATURES",
     "Architecture",
     "DirtyYoung",
     "Flush",
+    "HugePage",
     "PteBits",
     "PteValue",
     "TableLevel",
