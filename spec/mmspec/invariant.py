@@ -37,6 +37,7 @@ class Kind(Enum):
 class Over(Enum):
     """What a predicate is about, and with that: who evaluates it and when."""
 
+    __hash__ = object.__hash__  # members are single objects, and looked up often
     POOL = "pool"
     """The huge-page pool (one per size)."""
     PAGE = "page"
@@ -145,7 +146,7 @@ class Invariant:
         counters of the active :class:`Judge` keep these apart.
         """
         judge = Judge.active
-        if judge is None or self.id in judge.inapplicable:
+        if judge is None or judge.resting or self.id in judge.inapplicable:
             return True
         try:
             verdict = self.predicate(*args, **kwargs)
@@ -181,11 +182,18 @@ class Judge:
     """
 
     inapplicable: frozenset[str] = frozenset()
+    resting: bool = False
+    """While a run repeats what has been judged before, nothing is evaluated."""
     real: Counter[str] = attrs.field(factory=Counter)
     vacuous: Counter[str] = attrs.field(factory=Counter)
     unobservable: Counter[str] = attrs.field(factory=Counter)
 
     active = None  # type: Judge | None
+
+    @classmethod
+    def at_work(cls) -> bool:
+        """Whether there is a judge that does not rest."""
+        return cls.active is not None and not cls.active.resting
 
     @classmethod
     def of(cls, arch: str, variant: str) -> Judge:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
-from mmspec.invariant import ALWAYS, QUIESCENT, REGISTRY, Invariant, Over
+from mmspec.invariant import ALWAYS, QUIESCENT, REGISTRY, Invariant, Judge, Over
 
 
 class Event:
@@ -321,15 +321,17 @@ class Recorder:
         self.seq += 1
         event = Event(kind, context.op, context.held, self.seq, data)
         context.events.append(event)
-        for invariant in REGISTRY.monitors(Over.EVENT, kind):
-            invariant.demand(event)
+        if Judge.at_work():
+            for invariant in REGISTRY.monitors(Over.EVENT, kind):
+                invariant.demand(event)
         return event
 
     def write(self, obj: Any, field: str, old: Any, new: Any) -> None:
         """Record that the current thread has changed `obj.field`."""
-        self.emit("write", obj=obj, field=field, old=old, new=new)
-        for invariant in REGISTRY.monitors(Over.EVENT, field):
-            invariant.demand(self.current.events[-1])
+        event = self.emit("write", obj=obj, field=field, old=old, new=new)
+        if Judge.at_work():
+            for invariant in REGISTRY.monitors(Over.EVENT, field):
+                invariant.demand(event)
         self.touch(obj)
 
     def touch(self, obj: Any) -> None:
@@ -409,6 +411,8 @@ class Recorder:
         touched = context.touched.get(guard)
         if touched:
             context.touched[guard] = {}
+            if not Judge.at_work():
+                return
             for obj in touched:
                 for invariant in REGISTRY.monitors(obj.over, guard):
                     invariant.demand(obj)

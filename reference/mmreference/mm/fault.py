@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 
 from mmreference.kernel.locks import might_sleep
-from mmreference.kernel.scheduler import Pause, may_fail
+from mmreference.kernel.scheduler import Pause, may_fail, touched
 from mmreference.mm.file import Inode, add_to_page_cache, find_lock_page, i_size_read
 from mmreference.mm.page import Page, get_page, put_page
 from mmreference.mm.pagetable import (
@@ -213,7 +213,7 @@ async def clear_huge_page(page: Page) -> None:
     might_sleep("clear_huge_page")
     emit("clear_huge_page", page=page)
     await Pause(f"clear {page.name}")
-    page.content = 0
+    page.content = {}
     emit("cleared", page=page)
 
 
@@ -222,6 +222,7 @@ async def copy_huge_page(new: Page, old: Page) -> None:
     might_sleep("copy_huge_page")
     emit("copy", new=new, old=old)
     await Pause(f"copy {old.name} to {new.name}")
+    touched((old.name, "content"))
     new.content = old.content
     emit("copied", new=new, old=old, before=old.content, after=new.content)
 

@@ -49,7 +49,8 @@ class Page(KernelObject):
         """While in flight: the reservation that this page was drawn for; private to the faulting thread."""
         # Ghosts: the specification knows them, no code decides by them.
         self.where = "buddy"
-        self.content = 0
+        self.content: dict[int, int] = {}
+        """Offset in bytes to the value stored there; elsewhere the page reads as zeros."""
         self.ptes: dict[tuple[str, int], Any] = {}
         self.temp_refs = 0
         self.pins = 0

@@ -89,17 +89,17 @@ async def mmput(mm: Mm) -> None:
 
 @operation()
 async def access(mm: Mm, address: int, value: int | None) -> int:
-    """Read (`value` None) or write the huge page at the address: the value read, 0, or a `Signal`."""
+    """Read (`value` None) or write memory at the address in bytes: the value read, 0, or a `Signal`."""
     write = value is not None
     vpn = huge_page_number(mm, address)
     while True:
-        done = await _try_access(mm, vpn, value)
+        done = await _try_access(mm, address, value)
         if done is not None:
             return done
         signal = await _user_fault(mm, address, write)
         if signal is not None:
             return signal
-        done = await _try_access(mm, vpn, value)
+        done = await _try_access(mm, address, value)
         if done is not None:
             return done
         await Retry(f"repeat access to {mm.name}[{vpn - mm.system.first_vpn}]")
@@ -136,20 +136,24 @@ async def unpin(page: Page) -> None:
     await put_page(page)
 
 
-async def _try_access(mm: Mm, vpn: int, value: int | None) -> int | None:
+async def _try_access(mm: Mm, address: int, value: int | None) -> int | None:
     """What the CPU does: translate and access, or None for a fault."""
+    vpn = huge_page_number(mm, address)
+    offset = address % mm.system.arch.huge_page_size
     await Access((mm.name, "pte", vpn), f"translate {mm.name}[{vpn - mm.system.first_vpn}]")
     entry = mm.system.tlbs.translate(mm, vpn, value is not None)
     if entry is None:
         return None
     page = entry.page
+    # Who copies or clears the page meanwhile is at all of its words.
+    touched((page.name, "content"), write=False)
+    touched((page.name, "content", offset), write=value is not None)
     if value is None:
-        touched((page.name, "content"), write=False)
-        emit("load", mm=mm, vpn=vpn, page=page, content=page.content)
-        return int(page.content)
-    touched((page.name, "content"))
+        content = page.content.get(offset, 0)
+        emit("load", mm=mm, vpn=vpn, page=page, content=content)
+        return content
     emit("store", mm=mm, vpn=vpn, page=page, value=value)
-    page.content = value
+    page.content = {**page.content, offset: value}
     return 0
 
 

@@ -129,7 +129,7 @@ def cleared_before_it_can_be_reached(op: Operation) -> Truth:
 )
 def new_page_reads_as_zeros(event: Event) -> Truth:
     """A new page MUST read as zeros when it is published."""
-    return implies(event.kind == "cache_insert" or event.page.tag, lambda: event.page.content == 0)
+    return implies(event.kind == "cache_insert" or event.page.tag, lambda: not event.page.content)
 
 
 @transition(
