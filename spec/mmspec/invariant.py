@@ -148,16 +148,7 @@ class Invariant:
         judge = Judge.active
         if judge is None or judge.resting or self.id in judge.inapplicable:
             return True
-        try:
-            verdict = self.predicate(*args, **kwargs)
-        except NotObservable:
-            judge.unobservable[self.id] += 1
-            return True
-        if verdict is VACUOUS:
-            judge.vacuous[self.id] += 1
-            return True
-        judge.real[self.id] += 1
-        return bool(verdict)
+        return judge.accepts(self, *args, **kwargs)
 
     def demand(self, *args: Any, note: str = "", **kwargs: Any) -> None:
         """Evaluate as :meth:`holds` does.
@@ -187,6 +178,7 @@ class Judge:
     real: Counter[str] = attrs.field(factory=Counter)
     vacuous: Counter[str] = attrs.field(factory=Counter)
     unobservable: Counter[str] = attrs.field(factory=Counter)
+    _monitors: dict[tuple[Over, str], list[Invariant]] = attrs.field(factory=dict, init=False, repr=False)
 
     active = None  # type: Judge | None
 
@@ -194,6 +186,27 @@ class Judge:
     def at_work(cls) -> bool:
         """Whether there is a judge that does not rest."""
         return cls.active is not None and not cls.active.resting
+
+    def accepts(self, invariant: Invariant, *args: Any, **kwargs: Any) -> bool:
+        """Evaluate an applicable invariant and count that; whether nothing speaks against it."""
+        try:
+            verdict = invariant.predicate(*args, **kwargs)
+        except NotObservable:
+            self.unobservable[invariant.id] += 1
+            return True
+        if verdict is VACUOUS:
+            self.vacuous[invariant.id] += 1
+            return True
+        self.real[invariant.id] += 1
+        return bool(verdict)
+
+    def monitors(self, over: Over, trigger: str) -> list[Invariant]:
+        """The applicable invariants among :meth:`Registry.monitors`."""
+        key = (over, trigger)
+        found = self._monitors.get(key)
+        if found is None:
+            found = self._monitors[key] = [i for i in REGISTRY.monitors(over, trigger) if i.id not in self.inapplicable]
+        return found
 
     @classmethod
     def of(cls, arch: str, variant: str) -> Judge:
@@ -205,6 +218,19 @@ class Judge:
                 if variant not in i.variants or (i.architectures is not None and arch not in i.architectures)
             )
         )
+
+
+def examine(over: Over, trigger: str, subject: Any) -> None:
+    """Let the active judge evaluate the monitors of `trigger` on `subject`.
+
+    :raises Violation: for the first that does not hold.
+    """
+    judge = Judge.active
+    if judge is None or judge.resting:
+        return
+    for invariant in judge.monitors(over, trigger):
+        if not judge.accepts(invariant, subject):
+            raise invariant.violation(subject)
 
 
 @contextmanager

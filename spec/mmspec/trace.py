@@ -8,10 +8,10 @@ A *context* is one thread of the implementation. Its locks are named `class` (ex
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
-from mmspec.invariant import ALWAYS, QUIESCENT, REGISTRY, Invariant, Judge, Over
+from mmspec.invariant import ALWAYS, QUIESCENT, REGISTRY, Over, examine
 
 
 class Event:
@@ -321,17 +321,13 @@ class Recorder:
         self.seq += 1
         event = Event(kind, context.op, context.held, self.seq, data)
         context.events.append(event)
-        if Judge.at_work():
-            for invariant in REGISTRY.monitors(Over.EVENT, kind):
-                invariant.demand(event)
+        examine(Over.EVENT, kind, event)
         return event
 
     def write(self, obj: Any, field: str, old: Any, new: Any) -> None:
         """Record that the current thread has changed `obj.field`."""
         event = self.emit("write", obj=obj, field=field, old=old, new=new)
-        if Judge.at_work():
-            for invariant in REGISTRY.monitors(Over.EVENT, field):
-                invariant.demand(event)
+        examine(Over.EVENT, field, event)
         self.touch(obj)
 
     def touch(self, obj: Any) -> None:
@@ -370,8 +366,7 @@ class Recorder:
         context.held = tuple(h for h in context.held if h is not held)
         self.emit("release", lock=held)
         if section is not None:
-            for invariant in REGISTRY.monitors(Over.SECTION, held.cls):
-                invariant.demand(section)
+            examine(Over.SECTION, held.cls, section)
         if not held.shared:
             self._evaluate(context, held.cls)
 
@@ -403,19 +398,15 @@ class Recorder:
             for guard in list(context.touched):
                 self._evaluate(context, guard)
         if world is not None:
-            for invariant in REGISTRY.monitors(Over.WORLD, QUIESCENT):
-                invariant.demand(world)
+            examine(Over.WORLD, QUIESCENT, world)
 
     @staticmethod
     def _evaluate(context: Context, guard: str) -> None:
         touched = context.touched.get(guard)
         if touched:
             context.touched[guard] = {}
-            if not Judge.at_work():
-                return
             for obj in touched:
-                for invariant in REGISTRY.monitors(obj.over, guard):
-                    invariant.demand(obj)
+                examine(obj.over, guard, obj)
 
 
 def emit(kind: str, **data: Any) -> None:
@@ -450,15 +441,6 @@ class recording:  # noqa: N801 - used like a function
 
     def __exit__(self, *_: object) -> None:
         Recorder.active = self.before
-
-
-def demand_all(invariants: Iterable[Invariant], *args: Any) -> None:
-    """Evaluate each invariant on the same arguments.
-
-    :raises Violation: for the first that does not hold.
-    """
-    for invariant in invariants:
-        invariant.demand(*args)
 
 
 Predicate = Callable[..., Any]
