@@ -188,18 +188,25 @@ def translate(error: Exception) -> Violation | None:
     return None
 
 
-def toy(name: str, *bodies: Body, never: str | None = None, limit: int = 2_000) -> TaskProgram:
-    """A program of tasks T0, T1, ... with these bodies; an end in the state `never` violates TOY-END."""
+def toy(name: str, *bodies: Body, never: str | None = None, limit: int = 2_000, alike: int | None = None) -> TaskProgram:
+    """A program of tasks T0, T1, ... with these bodies; an end in the state `never` violates TOY-END.
+
+    With `alike` the outcome does not tell which of the first `alike` tasks is which.
+    """
 
     def build(scheduler: Scheduler, recorder: Recorder) -> Any:
         world = Toy()
         for number, body in enumerate(bodies):
-            scheduler.spawn(f"T{number}", world.body(f"T{number}", body))
+            kin = "T" if alike is not None and number < alike else ""
+            scheduler.spawn(f"T{number}", world.body(f"T{number}", body), kin)
 
         def finish(run: Run) -> str:
             if world.state() == never:
                 raise Violation(INVARIANTS["TOY-END"], {"state": never})
-            return f"{world.state()} {world.seen} {run.stuck_because} {run.stuck}"
+            if alike is None:
+                return f"{world.state()} {world.seen} {run.stuck_because} {run.stuck}"
+            fates = [f"{world.seen.get(t.name)} {'stuck' if t.name in run.stuck else ''}" for t in scheduler.tasks]
+            return f"{world.state()} {sorted(fates[:alike])} {fates[alike:]} {run.stuck_because}"
 
         return finish
 

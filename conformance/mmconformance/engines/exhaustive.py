@@ -21,6 +21,9 @@ a task whose first action matters suspends before it.
 *Whether a step can be performed depends on locations in its footprint.* That is so for locks and for `Retry`; other
 steps that wait name them in a method `reads()`.
 
+*Tasks that are said to be alike can be exchanged.* They do the same to things that are set up alike, and no invariant
+tells them apart. Outcomes and violations are found up to exchanging their names.
+
 How disabled steps are treated
 ------------------------------
 
@@ -80,6 +83,8 @@ class Exploration:
     violations: list[Execution] = attrs.field(factory=list)
     """Per invariant, the easiest run that violates it, in the order of their first appearance."""
     seconds: float = 0.0
+    alike: list[list[str]] = attrs.field(factory=list)
+    """Names of tasks that were exchanged for each other; outcomes are found up to that."""
 
     def add(self, execution: Execution) -> None:
         """Count a run."""
@@ -136,6 +141,7 @@ def explore(
         while True:
             execution = search.execute(program)
             exploration.steps += search.depth
+            exploration.alike = search.exchanged()
             if execution is None:
                 exploration.blocked += 1
             else:
@@ -363,6 +369,10 @@ class _Search:
         """All that can follow when the node's task goes on has been seen."""
         node.asleep |= 1 << node.task
 
+    def exchanged(self) -> list[list[str]]:
+        """Names of tasks that the search takes for exchangeable."""
+        return []
+
 
 def _mask(tasks: list[Task]) -> int:
     mask = 0
@@ -448,6 +458,10 @@ class Reduced(_Search):
         self.since: list[int] = []
         self.locks: dict[Location, Lock] = {}
         self.executed: list[Any] = []
+        self.elders: list[int] = []
+        """Per task, those like it that come before it."""
+        self.entered: dict[int, int] = {}
+        """Task that is like others to the depth of the first step with which it keeps others out."""
         self._rivals: list[_Entry] = []
 
     # -- the strategy ------------------------------------------------------------------------------------------------
@@ -459,13 +473,14 @@ class Reduced(_Search):
         self.drawn = 0
         if depth == 0:
             self._start(_running_scheduler())
+        if any(self.elders):
+            enabled = [t for t in enabled if not self._has_to_wait_for_elders(t)]
         if depth < self.fixed:
             task = self._repeat(depth, enabled)
             if depth == self.fixed - 1:
-                self._begin(self.node, task)
+                self._begin(self.node, task, depth)
             elif self.node.kind == _ACQUIRE:
-                lock = task.pending.lock  # type: ignore[union-attr]
-                self.locks[lock.name] = lock
+                self._acquires(task, depth)
             return task
         mask = _mask(enabled)
         node = _Node(-1, mask, 0)
@@ -481,25 +496,32 @@ class Reduced(_Search):
         node.task = chosen.index
         node.todo = 1 << chosen.index
         self._extend(node)
-        self._begin(node, chosen)
+        self._begin(node, chosen, depth)
         return chosen
 
     def _start(self, scheduler: Scheduler) -> None:
         self.tasks = scheduler.tasks
         self.executed = scheduler.executed
         self.locks = {}
+        self.entered = {}
         if not self.clocks:
             self.clocks = [[0] * len(self.tasks) for _ in self.tasks]
             self.since = [-1] * len(self.tasks)
+            self.elders = [_mask([o for o in self.tasks[: t.index] if o.alike == t.alike != ""]) for t in self.tasks]
 
-    def _begin(self, node: _Node, task: Task) -> None:
+    def _begin(self, node: _Node, task: Task, depth: int) -> None:
         pending = task.pending
         assert pending is not None
         node.pending = pending
         kind = node.kind = _kind(pending)
         if kind == _ACQUIRE:
-            lock = pending.lock  # type: ignore[attr-defined]
-            self.locks[lock.name] = lock
+            self._acquires(task, depth)
+
+    def _acquires(self, task: Task, depth: int) -> None:
+        lock = task.pending.lock  # type: ignore[union-attr]
+        self.locks[lock.name] = lock
+        if self._enters(task, task.pending):
+            self.entered[task.index] = depth
 
     @staticmethod
     def _inherit(node: _Node, parent: _Node) -> None:
@@ -545,6 +567,12 @@ class Reduced(_Search):
         node.sleep[task] = node.tried
         node.tried = {}
 
+    def exchanged(self) -> list[list[str]]:
+        kin: dict[str, list[str]] = {}
+        for task in self.tasks:
+            kin.setdefault(task.alike, []).append(task.name)
+        return [names for alike, names in kin.items() if alike and len(names) > 1]
+
     # -- what happened before what -----------------------------------------------------------------------------------
 
     def _happened(self, node: _Node, depth: int) -> None:
@@ -555,6 +583,8 @@ class Reduced(_Search):
             footprint = _union(_announced(self.tasks[task], node.pending, _OTHER), footprint)
         if task in node.known:
             footprint = _union(node.known[task], footprint)
+        if self.entered.get(task) == depth:
+            footprint = {**footprint, _entry_of(self.tasks[task]): True}
         node.footprint = footprint
         if node.choices:
             node.tried = _union(node.tried, footprint)
@@ -622,6 +652,8 @@ class Reduced(_Search):
     def _waiting(self, mask: int) -> None:
         """A run is over: tasks not in `mask` that wait race with those that made them wait."""
         depth = len(self.nodes)
+        if not depth:
+            return
         last = _Node(-1, 0, 0)
         self._inherit(last, self.nodes[-1])
         for task in self.tasks:
@@ -632,6 +664,8 @@ class Reduced(_Search):
             if kind == _FREE:
                 continue
             footprint = _union(_announced(task, pending, kind), last.known.get(task.index, {}))
+            if self._enters(task, pending):
+                footprint[_entry_of(task)] = True
             races = self._races_of_waiting(task.index, footprint, pending, kind)
             clock = self.clocks[task.index].copy()
             for race in races:
@@ -680,6 +714,8 @@ class Reduced(_Search):
             nodes = self.nodes
             return any(d != depth and nodes[d].clock[other] < number for d, _, _ in writes) or None
         if kind == _ACQUIRE:
+            if self._elders_were_missing(entry, task, pending):
+                return None
             answer = self._lock_was_free(entry, task, pending)
             if answer is not None:
                 return answer or None
@@ -688,6 +724,37 @@ class Reduced(_Search):
         # It waited there. Steps that do not depend on `entry` might have made it possible all the same.
         end = len(self.nodes) - (self.nodes[-1].pending is pending)
         return False if any(n.clock[other] < number for n in self.nodes[depth + 1 : end]) else None
+
+    # -- tasks that are alike ----------------------------------------------------------------------------------------
+    #
+    # Exchanging the names of tasks that are alike makes an interleaving another one. Of all that come about in this way
+    # one is enough: the one in which they take their first exclusive locks in the order of their numbers. To the
+    # search this is a condition of those steps, and they depend on each other.
+
+    def _enters(self, task: Task, step: Any) -> bool:
+        """Whether `step`, which the task has not made yet, is the first with which it keeps others out."""
+        return (
+            task.alike != ""
+            and task.index not in self.entered
+            and _kind(step) == _ACQUIRE
+            and not step.shared
+        )
+
+    def _has_to_wait_for_elders(self, task: Task) -> bool:
+        elders = self.elders[task.index]
+        return bool(elders) and self._enters(task, task.pending) and not all(e in self.entered for e in _tasks_in(elders))
+
+    def _elders_were_missing(self, entry: _Entry, task: int, pending: Any) -> bool:
+        """Whether `task`, about to enter, would have had to wait for its elders without `entry` and what follows."""
+        depth = self.entered.get(task)
+        enters = self._enters(self.tasks[task], pending) if depth is None else self.nodes[depth].pending is pending
+        if not enters:
+            return False
+        _, other, number = entry[:3]
+        return any(
+            e not in self.entered or self.nodes[self.entered[e]].clock[other] >= number
+            for e in _tasks_in(self.elders[task])
+        )
 
     def _lock_was_free(self, entry: _Entry, task: int, pending: Any) -> bool | None:
         """Whether the lock could have been taken without the step `entry` and what follows from it; None: unknown."""
@@ -776,6 +843,11 @@ class Reduced(_Search):
             node.todo |= usable & -usable
         else:
             node.todo |= node.enabled
+
+
+def _entry_of(task: Task) -> Location:
+    """Stands for the order in which tasks like this one enter."""
+    return ("first exclusive lock of", task.alike)
 
 
 def _depth_of(entry: _Entry) -> int:

@@ -37,6 +37,8 @@ class ExplorationDocument(msgspec.Struct):
     deadlocks: int
     outcomes: dict[str, int]
     violations: list[FoundViolation]
+    alike: list[list[str]]
+    """Threads that can be exchanged: outcomes and violations are found up to exchanging their names."""
 
 
 class CheckDocument(Report):
@@ -62,4 +64,5 @@ def exploration_document(found: Exploration, arch: str, variant: str) -> Explora
             for e in found.violations
             if e.violation is not None
         ],
+        found.alike,
     )  # fmt: skip

@@ -54,6 +54,7 @@ def print_exploration(found: Exploration, arch: str, variant: str) -> None:
         f"{found.scenario} on {arch}/{variant}: {found.executions} executions, {found.steps} steps, "
         f"{found.seconds:.2f} s, {end}, {found.deadlocks} deadlocks"
     ]
+    lines += [f"  up to exchanging {', '.join(names)}, which are alike" for names in found.alike]
     lines += [f"  {count:6} x {outcome}" for outcome, count in found.outcomes.items()]
     _out.print("\n".join(lines), markup=False)
     for execution in found.violations:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from mmconformance.scenarios.stage import Stage
 
 
-def _shared_racers(stage: Stage, threads: int, pool: int = 1) -> None:
+def _shared_racers(stage: Stage, threads: int, pool: int = 1, *, alike: bool = False) -> None:
     stage.start(pool)
     file = stage.manager.create_file(1)
     for number in range(threads):
         pid = stage.manager.spawn()
         address = stage.manager.mmap(pid, 1, file=file, shared=True)
         # Each has a byte of its own: in which order they store is no question to the kernel.
-        stage.race(f"P{number}", "write", pid, address + number, number + 1)
+        stage.race(f"P{number}", "write", pid, address + number, number + 1, alike="P" if alike else "")
     stage.facts["excess"] = 0
 
 
@@ -23,15 +23,15 @@ def shared_last_page_2(stage: Stage) -> None:
 
 def shared_last_page_3(stage: Stage) -> None:
     """Three processes fault the same offset of a shared mapping; there is one page, and it is reserved."""
-    _shared_racers(stage, 3)
+    _shared_racers(stage, 3, alike=True)
 
 
-def _private_racers(stage: Stage, threads: int, *, noreserve: bool) -> None:
+def _private_racers(stage: Stage, threads: int, *, noreserve: bool, alike: bool = False) -> None:
     stage.start(1)
     pid = stage.manager.spawn()
     address = stage.manager.mmap(pid, 1, noreserve=noreserve)
     for number in range(threads):
-        stage.race(f"T{number}", "write", pid, address + number, number + 1)
+        stage.race(f"T{number}", "write", pid, address + number, number + 1, alike="T" if alike else "")
     stage.facts["excess"] = 0
 
 
@@ -42,7 +42,7 @@ def private_last_page_2(stage: Stage) -> None:
 
 def private_last_page_3(stage: Stage) -> None:
     """Three threads of a process write the same offset of a private mapping that has the last page reserved."""
-    _private_racers(stage, 3, noreserve=False)
+    _private_racers(stage, 3, noreserve=False, alike=True)
 
 
 def private_noreserve_last_page(stage: Stage) -> None:

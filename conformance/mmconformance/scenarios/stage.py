@@ -10,6 +10,7 @@ from typing import Any
 from mmconformance.engines.execution import TaskProgram
 from mmconformance.hazards import violation_for
 from mmreference.kernel.locks import Lock
+from mmreference.kernel.memory import KernelObject, is_freed
 from mmreference.kernel.scheduler import Scheduler
 from mmreference.manager import ReferenceMemoryManager
 from mmreference.mm.page import Page
@@ -30,7 +31,7 @@ class Stage:
         self.manager = ReferenceMemoryManager(arch, variant)
         self.variant = variant
         self.recorder = recorder
-        self.threads: list[tuple[str, Callable[[], Coroutine[Any, Any, Any]]]] = []
+        self.threads: list[tuple[str, Callable[[], Coroutine[Any, Any, Any]], str]] = []
         self.facts: dict[str, Any] = {}
         self.pins: list[Page] = []
 
@@ -39,13 +40,16 @@ class Stage:
         self.manager.nodes = nodes
         self.manager.start(Setup(pool, overcommit, quota))
 
-    def race(self, thread: str, call: str, *args: Any, **kwargs: Any) -> None:
-        """`thread` makes the system call at the same time as the others."""
-        self.threads.append((thread, lambda: self.manager.call(call, *args, **kwargs)))
+    def race(self, thread: str, call: str, *args: Any, alike: str = "", **kwargs: Any) -> None:
+        """`thread` makes the system call at the same time as the others.
 
-    def race_body(self, thread: str, body: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        Threads with the same word for `alike` can be exchanged: it makes no difference which of them is which.
+        """
+        self.race_body(thread, lambda: self.manager.call(call, *args, **kwargs), alike)
+
+    def race_body(self, thread: str, body: Callable[[], Coroutine[Any, Any, Any]], alike: str = "") -> None:
         """`thread` runs the coroutine at the same time as the others."""
-        self.threads.append((thread, body))
+        self.threads.append((thread, body, alike))
 
     def alone(self, body: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine by itself, now."""
@@ -82,19 +86,21 @@ def performance(name: str, script: Callable[[Stage], None], arch: str, variant: 
     def build(scheduler: Scheduler, recorder: Recorder) -> Callable[[Run], str]:
         stage = Stage(arch, variant, recorder)
         script(stage)
-        for thread, body in stage.threads:
-            scheduler.spawn(thread, body())
+        for thread, body, alike in stage.threads:
+            scheduler.spawn(thread, body(), alike)
         return lambda run: _finish(stage, scheduler, run, cleared)
 
     return TaskProgram(name, build, translate=violation_for)
 
 
 class _Digest(pickle.Pickler):
-    """All that can be reached from an object; locks are told apart by who holds them."""
+    """All that can be reached from an object; of locks, who holds them; of freed objects, that they are."""
 
     def persistent_id(self, obj: Any) -> Any:
         if isinstance(obj, Lock):
             return obj.name, repr(obj.writer), repr(obj.readers)
+        if isinstance(obj, KernelObject) and is_freed(obj):
+            return repr(obj)
         return None
 
 

@@ -93,6 +93,11 @@ class KernelObject:
         return self.name
 
 
+def is_freed(obj: KernelObject) -> bool:
+    """Whether the object is no more."""
+    return "_freed_by" in object.__getattribute__(obj, "__dict__")
+
+
 _POISONED: dict[type[KernelObject], type] = {}
 
 

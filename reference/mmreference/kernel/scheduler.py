@@ -49,8 +49,13 @@ class Step:
 class Task:
     """One thread of kernel execution, on a CPU of its own."""
 
-    def __init__(self, name: str, body: Coroutine[Step, Any, Any], index: int, context: Context | None) -> None:
+    def __init__(
+        self, name: str, body: Coroutine[Step, Any, Any], index: int, context: Context | None, alike: str = ""
+    ) -> None:
         self.name = name
+        self.alike = alike
+        """Tasks with the same word here do the same to things that are alike, so they can be exchanged; "" is like no
+        other."""
         self.index = index
         self.body = body
         self.context = context
@@ -132,10 +137,10 @@ class Scheduler:
         self.failures = 0
         """How often something unusual was chosen."""
 
-    def spawn(self, name: str, body: Coroutine[Step, Any, Any]) -> Task:
+    def spawn(self, name: str, body: Coroutine[Step, Any, Any], alike: str = "") -> Task:
         """Add a task; it does not run before :meth:`run`."""
         context = self.recorder.context(name) if self.recorder is not None else None
-        task = Task(name, body, len(self.tasks), context)
+        task = Task(name, body, len(self.tasks), context, alike)
         self.tasks.append(task)
         return task
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mmreference.kernel.lockdep import LockOrder
 from mmreference.kernel.locks import Mutex
+from mmreference.kernel.memory import is_freed
 from mmreference.kernel.scheduler import Scheduler
 from mmreference.mm.tlb import Tlbs
 from mmspec.arch import Architecture
@@ -148,7 +149,7 @@ class System:
     @property
     def maps(self) -> list[ResvMap]:
         """All maps that are not freed."""
-        return [m for m in self._maps.values() if "_freed_by" not in object.__getattribute__(m, "__dict__")]
+        return [m for m in self._maps.values() if not is_freed(m)]
 
     @property
     def pages(self) -> list[Page]:
