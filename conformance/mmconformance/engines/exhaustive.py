@@ -46,7 +46,7 @@ from mmconformance.engines.execution import Abandoned, Execution, Program
 from mmreference.kernel.locks import Lock
 from mmreference.kernel.scheduler import Location, Retry, Scheduler, Step, Task
 from mmspec.errors import UsageError
-from mmspec.invariant import Judge, judging
+from mmspec.invariant import Judge
 
 Footprint = dict[Location, bool]
 
@@ -277,21 +277,20 @@ class _Search:
         self.depth = 0
         self.drawn = 0
         self.tasks: list[Task] = []
-        self.judge: Judge | None = None
 
     def execute(self, program: Program) -> Execution | None:
         """Make one run; None if it was cut off."""
         self.node = self.prologue
         self.depth = self.drawn = 0
         self.tasks = []
-        self.judge = Judge.active
         try:
-            # What is repeated has been judged when it first happened.
-            with judging(None if self.fixed else self.judge):
-                execution = program(self)
+            _rest(self.fixed > 0)
+            execution = program(self)
         except Abandoned:
             self.depth -= 1
             return None
+        finally:
+            _rest(False)
         if self.depth < self.fixed:
             raise NotDeterministic(f"{program.name}: a repeated run ended early")
         self.end(execution)
@@ -342,9 +341,7 @@ class _Search:
     def _repeat(self, depth: int, enabled: list[Task]) -> Task:
         node = self.node = self.nodes[depth]
         task = self.tasks[node.task]
-        if self.judge is not None:
-            Judge.active = self.judge
-            self.judge.resting = depth < self.fixed - 1
+        _rest(depth < self.fixed - 1)
         if task not in enabled or (depth == self.fixed - 1 and _mask(enabled) != node.enabled):
             raise NotDeterministic("a repeated run comes to a state in which other tasks can go on")
         return task
@@ -372,6 +369,12 @@ class _Search:
     def exchanged(self) -> list[list[str]]:
         """Names of tasks that the search takes for exchangeable."""
         return []
+
+
+def _rest(resting: bool) -> None:
+    """What is repeated has been judged when it first happened."""
+    if Judge.active is not None:
+        Judge.active.resting = resting
 
 
 def _mask(tasks: list[Task]) -> int:

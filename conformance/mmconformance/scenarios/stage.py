@@ -15,7 +15,7 @@ from mmreference.kernel.scheduler import Scheduler
 from mmreference.manager import ReferenceMemoryManager
 from mmreference.mm.page import Page
 from mmreference.mm.process import get_user_pages, unpin
-from mmspec.invariant import REGISTRY, Judge, Over
+from mmspec.invariant import REGISTRY, Judge, Over, judging
 from mmspec.state import PoolCounters, Setup
 from mmspec.trace import Recorder, Run
 
@@ -85,7 +85,9 @@ def performance(name: str, script: Callable[[Stage], None], arch: str, variant: 
 
     def build(scheduler: Scheduler, recorder: Recorder) -> Callable[[Run], str]:
         stage = Stage(arch, variant, recorder)
-        script(stage)
+        # A set-up that is repeated was judged when it was made for the first time.
+        with judging(Judge.active if Judge.at_work() else None):
+            script(stage)
         for thread, body, alike in stage.threads:
             scheduler.spawn(thread, body(), alike)
         return lambda run: _finish(stage, scheduler, run, cleared)
