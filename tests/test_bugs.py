@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from mmconformance.bugs import MUTANTS, run_mutants
+from mmconformance.bugs import MUTANTS, MutantResult, run_mutants
 from mmconformance.bugs.mutant import mutated
 from mmspec.invariant import REGISTRY
 
 
 @pytest.mark.parametrize("id_", list(MUTANTS))
 def test_mutant_is_killed_by_an_invariant_that_describes_it(id_: str) -> None:
-    (result,) = run_mutants([id_])
+    results: list[MutantResult] = []
+    run_mutants([id_], results.append)
+    (result,) = results
     assert result.status == "killed", result.note
     assert result.killed_by in MUTANTS[id_].expects
 

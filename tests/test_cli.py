@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from commandline import MAPS, interrupted, mmspec
 
+from mmconformance.bugs import MUTANTS
 from mmspec.invariant import REGISTRY
-
-HERE = Path(__file__).parent
-COMMAND = [sys.executable, "-m", "mmconformance.cli"]
-
-
-def mmspec(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "MMSPEC_CALL_LIMIT": "1"}
-    return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, cwd=cwd, env=environment, timeout=300
-    )
 
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
-    (tmp_path / "broken.py").write_text(
-        (HERE / "implementations" / "broken.py").read_text()
-        + "\n\nclass Exiting(Right):\n"
-        + "    def region_chg(self, f, t):\n        raise SystemExit(0)\n"
-        + "\n\nclass Wordy(Right):\n"
-        + "    def region_chg(self, f, t):\n        raise RuntimeError('first line\\nsecond line')\n"
-    )
     (tmp_path / "corrupt.json").write_text('{"format": "mmspec-replay", "version": 1, "arch"')
     (tmp_path / "newer.json").write_text('{"format": "mmspec-replay", "version": 999}')
     (tmp_path / "folder").mkdir()
@@ -63,8 +43,8 @@ def test_schemas_are_json(tmp_path: Path, name: str) -> None:
 
 
 def test_plug_in_on_all_profiles_with_all_reports(here: Path) -> None:
-    done = mmspec("check", "broken:ChargesTwice", "--arch", "x86_64,s390x", "--json", "r.json", "--junit", "r.xml",
-                  "--html", "r.html", cwd=here)  # fmt: skip
+    files = ["--json", "r.json", "--junit", "r.xml", "--html", "r.html"]
+    done = mmspec("check", MAPS + "ChargesTwice", "--arch", "x86_64,s390x", *files, cwd=here)
     assert done.returncode == 1, done.stderr
     report = json.loads((here / "r.json").read_text())
     assert {r["profile"] for r in report["results"]} == {"x86_64", "s390x"}
@@ -84,11 +64,28 @@ def test_plug_in_on_all_profiles_with_all_reports(here: Path) -> None:
         (["check", "exec:'"], 2, "no command"),
         (["check", "exec:false", "--arch", "x86_64"], 3, "status 1"),
         (["check", "exec:sleep 60", "--arch", "x86_64"], 3, "within 1 s"),
-        (["check", "broken:Exiting", "--arch", "x86_64"], 3, "SystemExit"),
-        (["check", "broken:Exiting", "--arch", "x86_64,i386"], 3, "SystemExit"),
-        (["check", "broken:Dying", "--arch", "x86_64,i386"], 3, "broken:Dying"),
-        (["check", "broken:Looping", "--arch", "x86_64,i386"], 3, "did not return"),
-        (["check", "broken:Wordy", "--arch", "x86_64"], 3, "first line second line"),
+        (["check", MAPS + "Exiting", "--arch", "x86_64"], 3, "SystemExit"),
+        (["check", MAPS + "Exiting", "--arch", "x86_64,i386"], 3, "SystemExit"),
+        (["check", MAPS + "Dying", "--arch", "x86_64,i386"], 3, MAPS + "Dying"),
+        (["check", MAPS + "Looping", "--arch", "x86_64,i386"], 3, "did not return"),
+        (["check", MAPS + "Wordy", "--arch", "x86_64"], 3, "first line second line"),
+        (["show", "HTLB-NOPE-001"], 2, "HTLB-NOPE-001"),
+        (["cite", "htlb-rsv-1"], 2, "did you mean"),
+        (["check", "--arch", "vax"], 2, "vax"),
+        (["check", "--variant", "lockless"], 2, "lockless"),
+        (["check", "--engine", "warp"], 2, "warp"),
+        (["check", "--budget", "nonsense"], 2, "--budget"),
+        (["check", "no_such_module:Thing"], 2, "no_such_module"),
+        (["check", MAPS + "Absent"], 2, "Absent"),
+        (["check", MAPS + "Lacking"], 2, "region_truncate"),
+        (["check", MAPS + "Right", "--json", "no/such/folder/x.json"], 2, "no/such/folder"),
+        (["check", MAPS + "Raising", "--arch", "x86_64"], 3, "out of order"),
+        (["check", MAPS + "WrongType", "--arch", "x86_64"], 3, "str"),
+        (["check", MAPS + "Looping", "--arch", "x86_64"], 3, "did not return"),
+        (["check", MAPS + "Dying", "--arch", "x86_64"], 3, MAPS + "Dying"),
+        (["explore", "no_such_scenario"], 2, "no_such_scenario"),
+        (["bugs", "Z-99"], 2, "Z-99"),
+        (["replay", "missing.json"], 2, "missing.json"),
         (["list", "--area", "NONE"], 2, "areas are"),
         (["schema", "nothing"], 2, "nothing"),
         (["explore", "--arch", "vax", "no_such"], 2, "no_such"),
@@ -105,16 +102,40 @@ def test_bad_input_gets_one_line_and_its_status(here: Path, arguments: list[str]
     assert not list(here.glob("*.part"))
 
 
-def test_interruption_is_130_and_leaves_no_report(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [*COMMAND, "check", "--arch", "all", "--budget", "120", "--json", "r.json"], cwd=tmp_path,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
-    time.sleep(4)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors.strip().splitlines()[-1] == "mmspec: interrupted"
-    assert "Traceback" not in errors
-    assert not list(tmp_path.glob("r.json*"))
+def test_an_interrupted_check_says_what_it_knows_so_far(tmp_path: Path) -> None:
+    done = interrupted("check", "--arch", "all", "--budget", "120", "--json", "r.json", cwd=tmp_path, after=6)
+    assert done.returncode == 130
+    assert done.stderr.strip().splitlines()[-1] == "mmspec: interrupted"
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["interrupted"]
+    assert report["summary"]["pass"] > 100
+    assert "x86_64/tentative: interrupted" in report["notes"]
+    assert "riscv64-sv48/tentative: not run" in report["notes"]
+
+
+def test_an_interrupted_exploration_says_what_it_knows_so_far(tmp_path: Path) -> None:
+    done = interrupted("explore", "private_last_page_3", "--json", "r.json", cwd=tmp_path, after=3)
+    assert done.returncode == 130
+    assert done.stderr.strip().splitlines()[-1] == "mmspec: interrupted"
+    assert "incomplete: interrupted" in done.stdout
+    assert json.loads((tmp_path / "r.json").read_text())["executions"] > 10
+
+
+def test_interrupted_mutants_say_what_they_know_so_far(tmp_path: Path) -> None:
+    done = interrupted("bugs", "--json", "r.json", cwd=tmp_path, after=2)
+    assert done.returncode == 130
+    assert done.stderr.strip().splitlines()[-1] == "mmspec: interrupted"
+    assert 0 < len(json.loads((tmp_path / "r.json").read_text())) < len(MUTANTS)
+
+
+def test_a_campaign_replays_what_failed_before(tmp_path: Path) -> None:
+    wrong = ["campaign", MAPS + "Uncoalesced", "--arch", "x86_64", "--budget", "2"]
+    first = mmspec(*wrong, cwd=tmp_path)
+    assert first.returncode == 1, first.stdout + first.stderr
+    (kept, *_) = (tmp_path / ".mmspec" / "replays").glob("*.json")
+    again = mmspec(*wrong, cwd=tmp_path)
+    assert f"{kept.name}: still violates {kept.name[:12]}" in again.stdout
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"implementation": MAPS + "Right"}))
+    good = mmspec("campaign", MAPS + "Right", "--arch", "x86_64", "--budget", "2", cwd=tmp_path)
+    assert good.returncode == 0, good.stdout + good.stderr
+    assert f"{kept.name}: violates nothing any more" in good.stdout

@@ -7,26 +7,26 @@ import multiprocessing
 import os
 import platform
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from multiprocessing.connection import Connection
 from typing import Any
 
 import attrs
-import msgspec
 
 import mmspec
 import mmspec.invariants  # noqa: F401 - fills the registry
 from mmconformance.adapters.loading import Target
 from mmconformance.adapters.running import kernel_machine, standalone
+from mmconformance.engines.deadline import Deadline
 from mmconformance.engines.execution import Execution
-from mmconformance.engines.exhaustive import explore
+from mmconformance.engines.exhaustive import Exploration, explore
 from mmconformance.engines.lanes import text_lanes
 from mmconformance.engines.sampled import Sampled, run_machine, run_plans
 from mmconformance.machines.memory_manager import MemoryManagerMachine
 from mmconformance.machines.reservation_map import ReservationMapMachine
 from mmconformance.replaying import keep_steps, replay_command
+from mmconformance.report.progress import Say
 from mmconformance.scenarios import DRILLS, SCENARIOS, drill, program
 from mmconformance.scenarios.drills import ClearLast
 from mmconformance.smoke import smoke
@@ -34,7 +34,13 @@ from mmconformance.verdicts import Failure, Report, Result, judge_results
 from mmspec.errors import ImplementationFailure, Violation
 from mmspec.invariant import REGISTRY, Invariant, Judge, judging
 
-Progress = Callable[[str], None]
+#: Seconds that a profile has, after an interruption, to say what it knows.
+LAST_WORDS = 5.0
+
+#: About what a profile of the reference takes without a budget.
+USUAL_SECONDS = 4.0
+
+OUT_OF_BUDGET = "the budget ran out before everything was run"
 
 #: How often a profile is run again without the invariants that have failed, to find those behind them.
 ROUNDS = 3
@@ -42,16 +48,12 @@ ROUNDS = 3
 
 @attrs.define
 class Effort:
-    """How much is done per profile."""
+    """How much is done per profile, and time and again for as long as a budget lasts."""
 
     machine_examples: int = 40
     plans: int = 150
     executions: int = 60
     """Executions per scenario of the exhaustive engine; many scenarios need fewer to be complete."""
-
-    def scaled(self, factor: float) -> Effort:
-        """The same, `factor` times as much."""
-        return Effort(*(max(1, round(n * factor)) for n in attrs.astuple(self)))
 
 
 @attrs.define
@@ -64,18 +66,13 @@ class Job:
     engine: str
     seed: int
     effort: Effort
-    until: float | None
-    """Monotonic time at which to stop."""
+    seconds: float | None
+    """How long it may take."""
 
     @property
     def profile(self) -> str:
         """What reports call it."""
         return f"{self.arch}/{self.variant}" if self.target.kind == "reference" else self.arch
-
-    @property
-    def time_left(self) -> float | None:
-        """Seconds until it has to stop."""
-        return None if self.until is None else max(0.0, self.until - time.monotonic())
 
 
 @attrs.define
@@ -85,7 +82,8 @@ class Done:
     profile: str
     results: list[Result]
     operations: int
-    cut_short: bool = False
+    cut_short: str = ""
+    """Why not everything was run; "" if it was."""
 
 
 def in_scope(interface: str, kind: str) -> list[Invariant]:
@@ -103,48 +101,72 @@ def check(
     engine: str = "all",
     budget: float | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Say | None = None,
 ) -> Report:
     """Run the suite.
 
     :param budget: seconds for all of it; without one, a fixed amount of work is done.
     :raises ImplementationFailure: if the implementation crashes, hangs or breaks the protocol.
     """
-    say = progress or (lambda line: None)
+    say = progress or (lambda *_, **__: None)
     chosen = variants if target.kind == "reference" else variants[:1]
     effort = Effort()
     count = len(archs) * len(chosen)
     workers = min(os.cpu_count() or 1, count)
-    until = None
-    if budget is not None:
-        # Whoever gives a budget wants it used; each profile gets its share, in parallel.
-        until = time.monotonic() + budget
-        effort = effort.scaled(max(0.02, budget * workers / count / 4.0))
-    jobs = [Job(target, arch, variant, engine, seed, effort, until) for arch in archs for variant in chosen]
+    # Each profile gets its share, in parallel.
+    share = None if budget is None else budget * workers / count
+    if share is not None:
+        effort.executions = max(1, round(effort.executions * share / USUAL_SECONDS))
+    jobs = [Job(target, arch, variant, engine, seed, effort, share) for arch in archs for variant in chosen]
     done: dict[str, Done] = {}
-    for result in _run_all(jobs, workers):
+
+    def finished(result: Done) -> None:
         done[result.profile] = result
         failed = sum(r.trace is not None for r in result.results)
-        say(f"{result.profile}: {result.operations} operations, {failed} violations")
+        say(f"{result.profile}: {result.operations} operations, {failed} violations", done=len(done), total=count)
+
+    interrupted = _run_all(jobs, workers, finished)
     results = [r for job in jobs if job.profile in done for r in done[job.profile].results]
-    notes = [f"{d.profile}: the budget ran out before everything was run" for d in done.values() if d.cut_short]
+    notes = [f"{d.profile}: {d.cut_short}" for d in done.values() if d.cut_short]
+    if interrupted:
+        notes += [f"{job.profile}: not run" for job in jobs if job.profile not in done]
     return Report(
         target.name, target.interface, mmspec.__version__, seed, engine, results,
-        {"python": platform.python_version(), "system": platform.platform()}, notes,
+        {"python": platform.python_version(), "system": platform.platform()}, notes, interrupted,
     )  # fmt: skip
 
 
-def _run_all(jobs: list[Job], workers: int) -> Iterator[Done]:
-    """The jobs in processes of their own, so that nothing an implementation does can reach the report."""
+def _run_all(jobs: list[Job], workers: int, finished: Callable[[Done], None]) -> bool:
+    """Run the jobs in processes of their own, so that nothing an implementation does can reach the report.
+
+    After Ctrl-C those under way end with what they know so far. Returns whether that was so.
+    """
     context = multiprocessing.get_context("fork")
     with ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(_run_apart, job, context) for job in jobs]
         try:
-            futures = [pool.submit(_run_apart, job, context) for job in jobs]
             for future in as_completed(futures):
-                yield future.result()
+                finished(future.result())
+        except KeyboardInterrupt:
+            under_way = [f for f in futures if not f.done() and not f.cancel()]
+            _signal_workers(signal.SIGINT)
+            with contextlib.suppress(TimeoutError):
+                for future in as_completed(under_way, timeout=LAST_WORDS):
+                    with contextlib.suppress(ImplementationFailure):
+                        finished(future.result())
+            _signal_workers(signal.SIGTERM)
+            return True
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            _signal_workers(signal.SIGTERM)
             raise
+    return False
+
+
+def _signal_workers(number: signal.Signals) -> None:
+    for process in multiprocessing.active_children():
+        if process.pid is not None:
+            os.kill(process.pid, number)
 
 
 def _run_apart(job: Job, context: Any) -> Done:
@@ -164,59 +186,49 @@ def _run_apart(job: Job, context: Any) -> Done:
             process.join(timeout=5)
         if process.is_alive():
             process.terminate()
-    return _unwrap(outcome)
+    if isinstance(outcome, ImplementationFailure):
+        raise outcome
+    done: Done = outcome
+    return done
 
 
 def _send(job: Job, sender: Connection) -> None:
-    sender.send(_run_job(job))
+    deadline = Deadline(job.seconds)
+    signal.signal(signal.SIGINT, lambda *_: deadline.interrupt())
+    sender.send(_run_job(job, deadline))
 
 
-def _unwrap(outcome: tuple[str, Any]) -> Done:
-    kind, value = outcome
-    if kind == "done":
-        profile, results, operations, cut = value
-        return Done(profile, msgspec.json.decode(results, type=list[Result]), operations, cut)
-    raise ImplementationFailure(value)
-
-
-def _run_job(job: Job) -> tuple[str, Any]:
+def _run_job(job: Job, deadline: Deadline) -> Done | ImplementationFailure:
     """Run a job; what comes back can be sent between processes."""
     try:
-        done = _Profile(job).run()
+        return _Profile(job, deadline).run()
     except ImplementationFailure as failure:
-        return ("failure", str(failure))
+        return ImplementationFailure(str(failure))
     except Exception as error:
         if job.target.kind == "reference":
             raise
         # What a foreign implementation returns can be of a kind that no predicate is prepared for.
-        return ("failure", f"{job.target.name} cannot be judged: {type(error).__name__}: {error}")
-    return ("done", (done.profile, msgspec.json.encode(done.results), done.operations, done.cut_short))
+        return ImplementationFailure(f"{job.target.name} cannot be judged: {type(error).__name__}: {error}")
 
 
 class _Profile:
     """One profile's run."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, deadline: Deadline) -> None:
         self.job = job
-        self.judge = Judge.of(job.arch, job.variant if job.target.kind == "reference" else "")
-        if job.target.kind != "reference":
-            self.judge.inapplicable = frozenset()
+        self.deadline = deadline
+        # Only of the reference is it known which variant it is.
+        self.judge = Judge.of(job.arch, job.variant) if job.target.kind == "reference" else Judge()
         self.failures: dict[str, Failure] = {}
         self.operations = 0
-        self.cut_short = False
+        self.cut_short = ""
         self.seed = job.seed
 
     def run(self) -> Done:
         with judging(self.judge):
-            # A violation is for the machines to find again, with the shortest run.
-            with contextlib.suppress(Violation):
-                smoke(self.job.target.interface, self._make())
-            for stage in self._stages():
-                if self.job.time_left == 0.0:
-                    self.cut_short = True
-                    break
-                self._repeat(stage)
-            self._use_what_is_left()
+            self._work()
+        if self.deadline.interrupted:
+            self.cut_short = "interrupted"
         scope = [i.id for i in in_scope(self.job.target.interface, self.job.target.kind)]
         scope += [id_ for id_ in self.failures if id_ not in scope]
         self._find_roots()
@@ -227,14 +239,29 @@ class _Profile:
             self.cut_short,
         )
 
+    def _work(self) -> None:
+        # A violation is for the machines to find again, with the shortest run.
+        with contextlib.suppress(Violation):
+            smoke(self.job.target.interface, self._make())
+        for stage in self._stages():
+            if self.deadline.passed():
+                self.cut_short = OUT_OF_BUDGET
+                break
+            self._repeat(stage)
+        self._use_what_is_left()
+
     def _use_what_is_left(self) -> None:
         """Whoever gives a budget wants it used: go on with other seeds until it is."""
         stages = [s for s in self._stages() if s not in (self._drills, self._scenarios)]
-        while stages and self.job.time_left is not None and self.job.time_left > 2:
+        while stages and self.deadline.limited and not self.deadline.passed():
             self.seed += 1
             for stage in stages:
                 stage()
-            self.judge.inapplicable |= frozenset(self.failures)
+            self.judge.ignore(self.failures)
+
+    def _stop_if_interrupted(self, _: Exploration) -> None:
+        if self.deadline.interrupted:
+            raise KeyboardInterrupt
 
     def _make(self) -> Any:
         return self.job.target.make(self.job.arch, self.job.variant)
@@ -259,7 +286,7 @@ class _Profile:
             failed = stage()
             if not failed or len(self.failures) == before:
                 return
-            self.judge.inapplicable |= frozenset(self.failures)
+            self.judge.ignore(self.failures)
 
     # -- stages; each says whether something has failed ------------------------------------------------------------------
 
@@ -276,21 +303,22 @@ class _Profile:
         return self._keep_sampled(
             run_machine(
                 machine, self._make, examples=examples, seed_=self.seed,
-                record=self.job.target.kind == "reference",
+                record=self.job.target.kind == "reference", deadline=self.deadline,
             )
         )  # fmt: skip
 
     def _map_machine(self) -> bool:
         return self._keep_sampled(
             run_machine(
-                ReservationMapMachine, self._make, examples=self.job.effort.plans * 2, seed_=self.seed, record=True
+                ReservationMapMachine, self._make, examples=self.job.effort.plans * 2, seed_=self.seed, record=True,
+                deadline=self.deadline,
             )
         )
 
     def _plans(self) -> bool:
         job = self.job
         return self._keep_sampled(
-            run_plans(job.arch, job.variant, examples=job.effort.plans, seed_=self.seed)
+            run_plans(job.arch, job.variant, examples=job.effort.plans, seed_=self.seed, deadline=self.deadline)
         )
 
     def _scenarios(self) -> bool:
@@ -298,13 +326,14 @@ class _Profile:
         for name, scenario in SCENARIOS.items():
             if self.job.variant not in scenario.variants:
                 continue
-            if self.job.time_left == 0.0:
-                self.cut_short = True
+            if self.deadline.passed():
+                self.cut_short = OUT_OF_BUDGET
                 break
             found = explore(
                 program(name, self.job.arch, self.job.variant),
                 max_executions=self.job.effort.executions,
-                budget_seconds=self.job.time_left,
+                budget_seconds=self.deadline.left,
+                progress=self._stop_if_interrupted,
                 failures=scenario.failures,
             )
             self.operations += found.executions

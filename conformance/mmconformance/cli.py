@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import secrets
 import signal
 import sys
-from concurrent.futures import BrokenExecutor
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import msgspec
 import typer
 
+from mmconformance.verdicts import INTERRUPTED
 from mmspec.errors import ImplementationFailure, UsageError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+if TYPE_CHECKING:
+    from mmconformance.adapters.loading import Target
+    from mmconformance.bugs import MutantResult
+    from mmconformance.verdicts import Report
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 DOCUMENTATION = "https://mmspec.readthedocs.io/invariants.html"
 
+Implementation = Annotated[
+    str | None, typer.Argument(help="package.module:attribute, exec:PROGRAM, kernel, or nothing: the reference.")
+]
+Interface = Annotated[str | None, typer.Option(help="ReservationMap or MemoryManager.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result to this file as JSON.")]
 Arch = Annotated[str, typer.Option(help="Architecture profile, several with commas, or `all`.")]
 Variant = Annotated[str, typer.Option(help="Locking variant: instantiation_mutex, tentative, or `all`.")]
 Budget = Annotated[float | None, typer.Option(min=0.1, help="Seconds.")]
 
 
-def say(line: str) -> None:
-    """Progress goes to standard error, so that standard output is the result alone."""
-    from rich.console import Console
-
-    Console(stderr=True, highlight=False).print(line, markup=False, soft_wrap=True)
+@app.callback(invoke_without_command=True)
+def mmspec(context: typer.Context) -> None:
+    """Executable specification of Linux memory management, and its conformance suite."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
 
 
 def variants_of(selection: str) -> list[str]:
@@ -71,10 +81,8 @@ def dump(document: Any) -> str:
 
 @app.command()
 def check(
-    implementation: Annotated[
-        str | None, typer.Argument(help="package.module:attribute, exec:PROGRAM, kernel, or nothing: the reference.")
-    ] = None,
-    interface: Annotated[str | None, typer.Option(help="ReservationMap or MemoryManager.")] = None,
+    implementation: Implementation = None,
+    interface: Interface = None,
     arch: Arch = "all",
     variant: Variant = "all",
     engine: Annotated[str, typer.Option(help="sampled, exhaustive or all.")] = "all",
@@ -85,36 +93,63 @@ def check(
     html: Annotated[Path | None, typer.Option(help="Write a page to this file.")] = None,
 ) -> None:
     """Judge an implementation by every invariant, on every profile."""
-    from mmspec.arch import architectures
-    from mmspec.contracts import ENABLED
-
-    if not ENABLED:
-        raise UsageError("MMSPEC_CONTRACTS=off leaves nothing to check; unset it")
     if engine not in ("sampled", "exhaustive", "all"):
         raise UsageError(f"no engine is called {engine!r}; known are sampled, exhaustive and all")
     writable(json)
     writable(junit)
     writable(html)
     from mmconformance.adapters.loading import load_target
-    from mmconformance.check import check as run
-    from mmconformance.report import html_page, junit_xml, terminal
+    from mmconformance.report import html_page, junit_xml
 
-    archs = [a.name for a in architectures(arch)]
-    target = load_target(implementation, interface)
-    if target.kind == "kernel":
-        archs = archs[:1]
-    try:
-        report = run(
-            target, archs=archs, variants=variants_of(variant), engine=engine, budget=budget, seed=seed, progress=say
-        )
-    except BrokenExecutor:
-        raise ImplementationFailure(f"{target.name} took a checking process down") from None
+    report = _checked(load_target(implementation, interface), arch, variant, engine, budget, seed)
     write(json, dump(report.document()))
     write(junit, junit_xml(report))
     if html is not None:
         write(html, html_page(report, DOCUMENTATION))
-    terminal(report)
     raise typer.Exit(report.exit_status)
+
+
+def _checked(target: Target, arch: str, variant: str, engine: str, budget: float | None, seed: int) -> Report:
+    """Run the suite, and show what it says."""
+    from mmconformance.check import check as run
+    from mmconformance.report import progress, terminal
+    from mmspec.arch import architectures
+    from mmspec.contracts import ENABLED
+
+    if not ENABLED:
+        raise UsageError("MMSPEC_CONTRACTS=off leaves nothing to check; unset it")
+    archs = [a.name for a in architectures(arch)]
+    if target.kind == "kernel":
+        archs = archs[:1]
+    with progress(target.name) as say:
+        report = run(
+            target, archs=archs, variants=variants_of(variant), engine=engine, budget=budget, seed=seed, progress=say
+        )
+    terminal(report)
+    return report
+
+
+@app.command()
+def campaign(
+    implementation: Implementation = None,
+    interface: Interface = None,
+    arch: Arch = "all",
+    variant: Variant = "all",
+    budget: Annotated[float, typer.Option(min=1, help="Seconds.")] = 3600,
+    seed: Annotated[int | None, typer.Option(help="Another one each time, unless given.")] = None,
+    json: Json = None,
+) -> None:
+    """Search at random for a long time, after a look at the runs that failed before."""
+    from mmconformance.adapters.loading import load_target
+    from mmconformance.campaign import replay_corpus
+
+    writable(json)
+    target = load_target(implementation, interface)
+    failing = replay_corpus(target, print)
+    seed = secrets.randbelow(1 << 32) if seed is None else seed
+    report = _checked(target, arch, variant, "sampled", budget, seed)
+    write(json, dump(report.document()))
+    raise typer.Exit(report.exit_status or (1 if failing else 0))
 
 
 @app.command("list")
@@ -177,7 +212,7 @@ def explore(
 ) -> None:
     """Run a scenario under every schedule, up to equivalence."""
     from mmconformance.engines.exhaustive import explore as run
-    from mmconformance.report import exploration_document, print_exploration
+    from mmconformance.report import exploration_document, print_exploration, progress
     from mmconformance.scenarios import SCENARIOS, program
     from mmconformance.scenarios import scenario as find
     from mmspec.arch import architecture
@@ -193,19 +228,21 @@ def explore(
     broken = False
     documents = []
     for name in variants_of(variant):
-        with judging(Judge.of(profile, name)):
+        with judging(Judge.of(profile, name)), progress(scenario) as say:
             found = run(
                 program(scenario, profile, name),
                 reduction=not plain,
                 budget_seconds=budget,
                 failures=failures,
-                progress=lambda e: say(f"{e.scenario}: {e.executions} executions"),
+                progress=lambda e, say=say: say(f"{e.scenario}: {e.executions} executions"),  # type: ignore[misc]
             )
         print_exploration(found, profile, name)
         documents.append(exploration_document(found, profile, name))
         broken |= bool(found.violations)
+        if found.interrupted:
+            break
     write(json, dump(documents[0] if len(documents) == 1 else documents))
-    raise typer.Exit(1 if broken else 0)
+    raise typer.Exit(INTERRUPTED if found.interrupted else 1 if broken else 0)
 
 
 @app.command()
@@ -215,12 +252,11 @@ def replay(file: Annotated[Path, typer.Argument()]) -> None:
     from mmconformance.report import print_execution
 
     done = run(file)
-    if isinstance(done, tuple):
-        log, violation = done
-        print("\n".join(log))
-        print(violation if violation is not None else "no violation")
-        raise typer.Exit(1 if violation is not None else 0)
-    print_execution(done)
+    if done.execution is not None:
+        print_execution(done.execution)
+    else:
+        print("\n".join(done.calls))
+        print(done.violation if done.violation is not None else "no violation")
     raise typer.Exit(1 if done.violation is not None else 0)
 
 
@@ -232,6 +268,7 @@ def bugs(
 ) -> None:
     """Run the mutants: the reference with one real bug each."""
     from mmconformance.bugs import MUTANTS, mutant, run_mutants
+    from mmconformance.report import progress
 
     if list_all:
         for known in MUTANTS.values():
@@ -239,15 +276,24 @@ def bugs(
         return
     writable(json)
     ids = [mutant(id_).id] if id_ is not None else list(MUTANTS)
-    results = run_mutants(
-        ids,
-        lambda r: print(f"{r.id}: {r.status} {r.killed_by}  ({r.executions} runs, {r.seconds:.1f} s) {r.note}", flush=True),
-    )
+    results = []
+
+    def finished(result: MutantResult) -> None:
+        results.append(result)
+        print(
+            f"{result.id}: {result.status} {result.killed_by}  "
+            f"({result.executions} runs, {result.seconds:.1f} s) {result.note}".rstrip(),
+            flush=True,
+        )
+        say(result.id, done=len(results), total=len(ids))
+
+    with progress("mutants") as say:
+        interrupted = run_mutants(ids, finished)
     write(json, dump([{k: v for k, v in msgspec.to_builtins(r).items() if k != "note"} for r in results]))
     astray = [r.id for r in results if r.status != "killed" or r.killed_by not in MUTANTS[r.id].expects]
     if astray:
         print(f"not killed by an invariant that describes them: {', '.join(astray)}")
-    raise typer.Exit(1 if astray else 0)
+    raise typer.Exit(INTERRUPTED if interrupted else 1 if astray else 0)
 
 
 @app.command()
@@ -262,7 +308,7 @@ def schema(name: Annotated[str, typer.Argument(help="check, explore or bugs")]) 
 
 def main() -> None:
     """Entry point; gives every error its line and its exit status."""
-    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         status = app(standalone_mode=False)
     except UsageError as error:
@@ -270,32 +316,20 @@ def main() -> None:
     except ImplementationFailure as error:
         fail(f"the implementation failed: {error}", 3)
     except KeyboardInterrupt:
-        fail("interrupted", 130)
+        fail("interrupted", INTERRUPTED)
     except Exception as error:
         usage = getattr(error, "format_message", None)
         if usage is None:
             raise
         fail(usage(), 2)
     else:
-        if status == 130:
-            fail("interrupted", 130)
+        if status == INTERRUPTED:
+            fail("interrupted", INTERRUPTED)
         sys.exit(status)
-
-
-def _interrupt(signum: int, frame: object) -> None:
-    _end_workers()
-    raise KeyboardInterrupt
-
-
-def _end_workers() -> None:
-    """Nobody waits for what other profiles would have said."""
-    for process in multiprocessing.active_children():
-        process.terminate()
 
 
 def fail(line: str, status: int) -> NoReturn:
     """One clear line, and the exit status."""
-    _end_workers()
     print(f"mmspec: {' '.join(line.split())}", file=sys.stderr)
     sys.exit(status)
 

@@ -6,18 +6,20 @@ import os
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from mmconformance.adapters.loading import load_target
 from mmconformance.adapters.running import kernel_machine
 from mmconformance.engines.execution import Execution
-from mmconformance.engines.replay import Recording, load, save
-from mmconformance.engines.schedules import Drawn, Recorded
+from mmconformance.engines.replay import Recording, digest, load, save
+from mmconformance.engines.sampled import run_plan
+from mmconformance.engines.schedules import Recorded
 from mmconformance.machines.concurrent import Call, Mapped, Plan
 from mmconformance.machines.memory_manager import MemoryManagerMachine
 from mmconformance.machines.reservation_map import ReservationMapMachine
 from mmconformance.machines.steps import Step, perform
 from mmconformance.scenarios import drill, program
 from mmconformance.scenarios.drills import ClearLast
-from mmconformance.scenarios.stage import performance
 from mmspec.errors import UsageError, Violation
 from mmspec.invariant import Judge, judging
 from mmspec.trace import Recorder
@@ -47,7 +49,9 @@ def keep_steps(arch: str, variant: str, implementation: str, interface: str, ste
 
 
 def _keep(recording: Recording) -> str:
-    path = replay_directory() / f"{recording.violates}-{recording.arch}-{recording.variant}.json"
+    # The same run has the same name, another one that violates the same invariant does not replace it.
+    name = f"{recording.violates}-{recording.arch}-{recording.variant}-{digest(recording)}.json"
+    path = replay_directory() / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save(path, recording)
@@ -56,8 +60,19 @@ def _keep(recording: Recording) -> str:
     return f"mmspec replay {path}"
 
 
-def replay_steps(recording: Recording) -> tuple[list[str], Violation | None]:
-    """Make the recorded steps again: the calls, and the violation if there is one.
+@attrs.define
+class Replayed:
+    """What came of a recorded run."""
+
+    violation: Violation | None
+    calls: list[str] = attrs.field(factory=list)
+    """Of a state machine: the calls and their results."""
+    execution: Execution | None = None
+    """Of a program: its one execution."""
+
+
+def _replay_steps(recording: Recording) -> Replayed:
+    """Make the recorded steps again.
 
     :raises UsageError: if the implementation cannot be loaded, or the steps are not those of its machine.
     """
@@ -77,28 +92,30 @@ def replay_steps(recording: Recording) -> tuple[list[str], Violation | None]:
             violation = perform(machine, steps)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UsageError("the recording holds steps that this version does not know") from None
-    return machine.log, violation
+    return Replayed(violation, machine.log)
 
 
-def replay(path: Path) -> Execution | tuple[list[str], Violation | None]:
+def replay(path: Path) -> Replayed:
     """Run a recorded run again.
 
     :raises UsageError: if the file is no recording, or of another version of the program.
     """
     recording = load(path)
-    source = recording.program
-    if "steps" in source:
-        return replay_steps(recording)
+    if "steps" in recording.program:
+        return _replay_steps(recording)
     with judging(Judge.of(recording.arch, recording.variant)):
-        if "scenario" in source:
-            return program(source["scenario"], recording.arch, recording.variant)(Recorded(recording.decisions))
-        if "drill" in source:
-            return drill(source["drill"], recording.arch, recording.variant)(ClearLast())
-        if "plan" in source:
-            plan = _plan(source["plan"])
-            return performance("random program", plan.script, recording.arch, recording.variant)(
-                Drawn(plan.picks, plan.failures)
-            )
+        execution = _execute(recording, path)
+    return Replayed(execution.violation, execution=execution)
+
+
+def _execute(recording: Recording, path: Path) -> Execution:
+    source = recording.program
+    if "scenario" in source:
+        return program(source["scenario"], recording.arch, recording.variant)(Recorded(recording.decisions))
+    if "drill" in source:
+        return drill(source["drill"], recording.arch, recording.variant)(ClearLast())
+    if "plan" in source:
+        return run_plan(_plan(source["plan"]), recording.arch, recording.variant)
     raise UsageError(f"{path} does not say which program it records")
 
 

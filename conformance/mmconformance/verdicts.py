@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from mmspec.invariant import Judge
+
+#: Exit status after Ctrl-C, as shells give it.
+INTERRUPTED: Final = 130
 
 
 class Verdict(StrEnum):
@@ -57,6 +60,8 @@ class Report(msgspec.Struct):
     results: list[Result]
     environment: dict[str, str]
     notes: list[str] = []
+    interrupted: bool = False
+    """Whether it was stopped before its end; what is said is what was known by then."""
 
     @property
     def summary(self) -> dict[str, int]:
@@ -71,7 +76,9 @@ class Report(msgspec.Struct):
 
     @property
     def exit_status(self) -> int:
-        """0 if nothing failed, else 1."""
+        """0 if nothing failed, 1 if something did, 130 if it was interrupted."""
+        if self.interrupted:
+            return INTERRUPTED
         return 1 if self.failures else 0
 
     def document(self) -> dict[str, Any]:

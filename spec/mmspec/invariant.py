@@ -200,6 +200,11 @@ class Judge:
         self.real[invariant.id] += 1
         return bool(verdict)
 
+    def ignore(self, ids: Iterable[str]) -> None:
+        """From here on these are not evaluated."""
+        self.inapplicable |= frozenset(ids)
+        self._monitors.clear()
+
     def monitors(self, over: Over, trigger: str) -> list[Invariant]:
         """The applicable invariants among :meth:`Registry.monitors`."""
         key = (over, trigger)

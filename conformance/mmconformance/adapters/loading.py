@@ -33,14 +33,6 @@ class Target:
     kind: str
     """"reference", "class", "exec" or "kernel"."""
     make: Callable[[str, str], Any]
-    origin: tuple[str, str | None] | None = None
-    """The arguments of :func:`load_target` that find it again, in another process."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Between processes goes what it is called; what it is made of need not be picklable."""
-        if self.origin is not None:
-            return load_target, self.origin
-        return Target, (self.name, self.interface, self.kind, self.make)
 
 
 def load_target(name: str | None, interface: str | None = None) -> Target:
@@ -72,10 +64,7 @@ def _reference(interface: str) -> Target:
     from mmreference.manager import ReferenceMemoryManager, ReferenceReservationMap
 
     if interface == "ReservationMap":
-        name = "mmreference.manager:ReferenceReservationMap"
-        return Target(
-            "reference-regions", interface, "class", lambda arch, variant: ReferenceReservationMap(), (name, interface)
-        )
+        return Target("reference-regions", interface, "class", lambda arch, variant: ReferenceReservationMap())
     return Target("reference", interface, "reference", ReferenceMemoryManager)
 
 
@@ -93,7 +82,7 @@ def _kernel() -> Target:
             running.append(kernel.RunningKernel())
         return running[0]
 
-    return Target("kernel", "MemoryManager", "kernel", make, ("kernel", None))
+    return Target("kernel", "MemoryManager", "kernel", make)
 
 
 def _entry_point(name: str) -> str:
@@ -127,9 +116,7 @@ def _python(name: str, interface: str | None) -> Target:
     sample = factory if inspect.isclass(factory) else _instance(factory, name)
     chosen = interface or _guess(sample, name)
     _require_methods(sample, chosen, name)
-    return Target(
-        name, chosen, "class", lambda arch, variant: guarded(_instance(factory, name), chosen), (name, interface)
-    )
+    return Target(name, chosen, "class", lambda arch, variant: guarded(_instance(factory, name), chosen))
 
 
 def _guess(factory: Any, name: str) -> str:

@@ -198,7 +198,7 @@ def exec_target(name: str, interface: str | None) -> Target:
         running[0].call("new", arch=arch)
         return guarded(_remote(chosen, running[0], hello), chosen)
 
-    return Target(name, chosen, "exec", make, (name, interface))
+    return Target(name, chosen, "exec", make)
 
 
 def _hello(connection: Connection) -> Hello:

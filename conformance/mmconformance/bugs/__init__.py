@@ -45,28 +45,40 @@ def mutant(id_: str) -> Mutant:
     return MUTANTS[id_]
 
 
-def run_mutants(ids: Iterable[str], progress: Callable[[MutantResult], None] | None = None) -> list[MutantResult]:
-    """Run each mutant in a process of its own, two at a time; results in the order of `ids`."""
+def run_mutants(ids: Iterable[str], finished: Callable[[MutantResult], None]) -> bool:
+    """Run each mutant in a process of its own, two at a time; results come in the order of `ids`.
+
+    Ctrl-C ends those under way. Returns whether that was so.
+    """
     chosen = [mutant(id_).id for id_ in ids]
-    results: list[MutantResult] = []
+    running: set[subprocess.Popen[str]] = set()
     with ThreadPoolExecutor(2) as pool:
-        for result in pool.map(_run, chosen):
-            results.append(result)
-            if progress is not None:
-                progress(result)
-    return results
+        try:
+            for result in pool.map(lambda id_: _run(id_, running), chosen):
+                finished(result)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(running):
+                process.kill()
+            return True
+    return False
 
 
-def _run(id_: str) -> MutantResult:
+def _run(id_: str, running: set[subprocess.Popen[str]]) -> MutantResult:
     command = [sys.executable, "-m", "mmconformance.bugs.worker", id_]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
-    except subprocess.TimeoutExpired:
-        return MutantResult(id_, "survived", "", 0, TIME_LIMIT, "the time limit ran out")
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        running.add(process)
+        try:
+            output, errors = process.communicate(timeout=TIME_LIMIT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return MutantResult(id_, "survived", "", 0, TIME_LIMIT, "the time limit ran out")
+        finally:
+            running.discard(process)
+    if process.returncode != 0:
+        last = (errors.strip().splitlines() or ["no output"])[-1]
         return MutantResult(id_, "crashed", "", 0, 0.0, last)
-    return msgspec.convert(json.loads(done.stdout.splitlines()[-1]), MutantResult)
+    return msgspec.convert(json.loads(output.splitlines()[-1]), MutantResult)
 
 
 __all__ = ["MUTANTS", "Edit", "Mutant", "MutantResult", "mutant", "run_mutants"]

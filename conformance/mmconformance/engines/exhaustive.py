@@ -78,6 +78,7 @@ class Exploration:
     complete: bool = False
     """Whether all interleavings have been covered."""
     why_incomplete: str = ""
+    interrupted: bool = False
     outcomes: Counter[str] = attrs.field(factory=Counter)
     """Outcome to the number of runs that ended so, in the order of their first appearance."""
     violations: list[Execution] = attrs.field(factory=list)
@@ -152,6 +153,7 @@ def explore(
             if exploration.why_incomplete:
                 break
     except KeyboardInterrupt:
+        exploration.interrupted = True
         exploration.why_incomplete = "interrupted"
     exploration.seconds = budget.seconds
     if exploration.limited and not exploration.why_incomplete:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,7 +50,16 @@ def save(path: Path, recording: Recording) -> None:
 
     :raises OSError: if that cannot be done.
     """
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(recording, order="deterministic"), indent=1) + b"\n")
+    path.write_bytes(_text(recording))
+
+
+def digest(recording: Recording) -> str:
+    """Eight hexadecimal digits that tell recordings apart."""
+    return hashlib.sha256(_text(recording)).hexdigest()[:8]
+
+
+def _text(recording: Recording) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(recording, order="deterministic"), indent=1) + b"\n"
 
 
 def load(path: Path) -> Recording:

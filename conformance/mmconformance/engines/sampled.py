@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import attrs
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
+from mmconformance.engines.deadline import Deadline
 from mmconformance.engines.execution import Execution
 from mmconformance.engines.schedules import Drawn
 from mmconformance.hazards import violation_for
@@ -54,14 +56,35 @@ def _recorded(record: bool) -> Iterator[None]:
         yield
 
 
+#: Seconds beyond the end of its time that a search may use to make a failing run shorter.
+SHRINKING = 30.0
+
+
+class _TimeIsUp(BaseException):
+    """Ends a search between two examples; no `except Exception` keeps it."""
+
+
 def run_machine(
-    machine: type[RuleBasedStateMachine], subject: Callable[[], Any], *, examples: int, seed_: int, record: bool
+    machine: type[RuleBasedStateMachine],
+    subject: Callable[[], Any],
+    *,
+    examples: int,
+    seed_: int,
+    record: bool,
+    deadline: Deadline | None = None,
 ) -> Sampled:
-    """Run a state machine over `subject`; `record` lets the subject's own contracts and monitors take part."""
+    """Run a state machine over `subject`; `record` lets the subject's own contracts and monitors take part.
+
+    No example begins after the deadline.
+    """
     found = Sampled()
+    clock = deadline or Deadline()
+    failing: list[tuple[Violation, list[Step]]] = []
 
     class Machine(machine):  # type: ignore[valid-type, misc]
         def __init__(self) -> None:
+            if clock.passed(SHRINKING if failing else 0.0):
+                raise _TimeIsUp
             # Each example has a history of its own.
             Recorder.active = Recorder() if record else None
             self.subject = subject
@@ -70,43 +93,59 @@ def run_machine(
         def teardown(self) -> None:
             found.operations += self.operations
             found.steps = self.steps
-            super().teardown()
+            try:
+                super().teardown()
+            finally:
+                problem = sys.exc_info()[1]
+                if isinstance(problem, Violation):
+                    failing[:] = [(problem, self.steps)]
 
     with _recorded(record):
         try:
             test = seed(seed_)(Machine)
             run_state_machine_as_test(test, settings=sample_settings(examples))
-            found.steps = []
+        except _TimeIsUp:
+            if failing:
+                found.violation, found.steps = failing[0]
         except Violation as violation:
             found.violation = violation
         except Exception as error:
             found.violation = violation_for(error)
             if found.violation is None:
                 raise
-        if found.violation is not None:
+        if found.violation is None:
+            found.steps = []
+        else:
             steps = found.steps
             found.steps, last = shortest(Machine, steps, found.violation.invariant.id)
             found.run = last.log
     return found
 
 
-def run_plans(arch: str, variant: str, *, examples: int, seed_: int) -> Sampled:
-    """Run random concurrent programs on the reference."""
+def run_plans(arch: str, variant: str, *, examples: int, seed_: int, deadline: Deadline | None = None) -> Sampled:
+    """Run random concurrent programs on the reference; none begins after the deadline."""
     found = Sampled()
+    clock = deadline or Deadline()
+    failing: list[tuple[Violation, Plan, Execution]] = []
 
     @seed(seed_)
     @sample_settings(examples)
     @given(plans)
     def attempt(plan: Plan) -> None:
+        if clock.passed(SHRINKING if failing else 0.0):
+            raise _TimeIsUp
         found.plan = plan
         execution = found.execution = run_plan(plan, arch, variant)
         found.operations += sum(len(calls) for calls in plan.threads)
         if execution.violation is not None:
+            failing[:] = [(execution.violation, plan, execution)]
             raise execution.violation
 
     try:
         attempt()
         found.plan = found.execution = None
+    except _TimeIsUp:
+        found.violation, found.plan, found.execution = failing[0] if failing else (None, None, None)
     except Violation as violation:
         found.violation = violation
     return found

@@ -4,6 +4,7 @@ from mmconformance.report.documents import SCHEMAS, exploration_document
 from mmconformance.report.html import html_page
 from mmconformance.report.invariants import cite_invariant, show_invariant
 from mmconformance.report.junit import junit_xml
+from mmconformance.report.progress import progress
 from mmconformance.report.terminal import print_execution, print_exploration, terminal
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "junit_xml",
     "print_execution",
     "print_exploration",
+    "progress",
     "show_invariant",
     "terminal",
 ]

@@ -59,6 +59,7 @@ S390X = Architecture(
         "because a process starts with three levels",
         "TLB flush": "arch/s390/include/asm/tlbflush.h: IPTE and IDTE act on all processors",
         "interrupts disabled": "tables are freed after an RCU grace period (page_table_free_rcu in "
-        "arch/s390/mm/pgalloc.c), which a walker with interrupts off holds off; a collapse sends no interrupt before 6.2 (mm/khugepaged.c)",
+        "arch/s390/mm/pgalloc.c), which a walker with interrupts off holds off; a collapse sends no interrupt before "
+        "6.2 (mm/khugepaged.c)",
     },
 )

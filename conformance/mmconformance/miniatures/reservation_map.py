@@ -1,4 +1,4 @@
-"""Deliberately wrong miniature implementations: what the suite says of each is tested."""
+"""A right `ReservationMap`, and wrong ones with one mistake each: what the suite says of each is tested."""
 
 
 class Right:
@@ -121,3 +121,17 @@ class Dying(Right):
         import os
 
         os._exit(9)
+
+
+class Exiting(Right):
+    """Wants to end the interpreter, as if all were well."""
+
+    def region_chg(self, f, t):
+        raise SystemExit(0)
+
+
+class Wordy(Right):
+    """Complains in several lines."""
+
+    def region_chg(self, f, t):
+        raise RuntimeError("first line\nsecond line")

@@ -1,0 +1,37 @@
+"""Running `mmspec` as a user does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+COMMAND = [sys.executable, "-m", "mmconformance.cli"]
+
+#: Where the small wrong maps are.
+MAPS = "mmconformance.miniatures.reservation_map:"
+
+
+def mmspec(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, cwd=cwd, timeout=300,
+        env={**os.environ, "MMSPEC_CALL_LIMIT": "1", **environment},
+    )  # fmt: skip
+
+
+def interrupted(*arguments: str, cwd: Path, after: float) -> subprocess.CompletedProcess[str]:
+    """Press Ctrl-C after so many seconds."""
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert "Traceback" not in errors
+    assert not list(cwd.glob("*.part"))
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
