@@ -380,12 +380,12 @@ class _Profile:
         return True
 
     def _find_roots(self) -> None:
-        """Whatever another failure implies is named there as a consequence."""
+        """Whatever other failures imply is named there as a consequence."""
         for id_ in self.failures:
-            for root in REGISTRY[id_].implied_by:
-                if root in self.failures:
-                    self.failures[root].consequences.append(id_)
+            for root in self._roots(id_) - {id_}:
+                self.failures[root].consequences.append(id_)
 
-
-
-
+    def _roots(self, id_: str) -> set[str]:
+        """The failures that explain this one: itself, if no other one does."""
+        reasons = [r for r in REGISTRY[id_].implied_by if r in self.failures]
+        return {root for reason in reasons for root in self._roots(reason)} or {id_}

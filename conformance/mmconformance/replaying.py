@@ -130,5 +130,3 @@ def _plan(fields: dict[str, Any]) -> Plan:
         )
     except (TypeError, KeyError):
         raise UsageError("the recording holds a program that this version does not know") from None
-
-

@@ -19,6 +19,7 @@ import attrs
 from mmconformance.adapters.results import checked
 from mmspec.errors import ImplementationFailure, NotObservable, UsageError, Violation
 from mmspec.interfaces import INTERFACES
+from mmspec.invariant import judging
 
 #: Seconds that one call of an implementation may take.
 CALL_LIMIT = float(os.environ.get("MMSPEC_CALL_LIMIT", "5"))
@@ -192,8 +193,8 @@ def time_limit(what: str) -> Iterator[None]:
 def guarded(instance: Any, interface: str) -> Any:
     """The instance behind the interface: contracts are evaluated, exceptions and endless calls reported as failures.
 
-    The contracts sit on the interface's methods; a plain class gets them by this delegation, one that inherits them
-    has them twice over, which does no harm but counts double.
+    The contracts sit on the interface's methods; a plain class gets them by this delegation. One that inherits them
+    is not judged a second time by its own.
     """
     base = INTERFACES[interface]
     names = [n for n in dir(base) if not n.startswith("_")]
@@ -223,26 +224,18 @@ def _getter(interface: str, name: str, original: Any) -> Callable[[Any], Any]:
 
 
 def _caller(interface: str, name: str, original: Any) -> Callable[..., Any]:
-    parameters = list(inspect.signature(original).parameters.values())[1:]
-    plain = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    keyword = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-    # icontract finds arguments by name, so the delegate has to have the interface's own signature.
-    head = ", ".join([*plain, *(["*"] if keyword else []), *(f"{p.name}={p.default!r}" for p in keyword)])
-    pass_on = ", ".join([*plain, *(f"{p.name}={p.name}" for p in keyword)])
-    scope: dict[str, Any] = {"protected": _protected, "subject": _subject}
-    comma = ", " if head else ""
-    exec(
-        f"def {name}(self{comma}{head}):\n"
-        f"    return protected({interface!r}, {name!r}, lambda: subject(self).{name}({pass_on}))\n",
-        scope,
-    )
-    method: Callable[..., Any] = scope[name]
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return _protected(interface, name, lambda: getattr(_subject(self), name)(*args, **kwargs))
+
+    # icontract finds arguments by name.
+    method.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
+    method.__name__ = name
     return method
 
 
 def _protected(interface: str, name: str, call: Callable[[], Any]) -> Any:
     try:
-        with time_limit(f"{name}()"):
+        with time_limit(f"{name}()"), judging(None):
             value = call()
         return checked(interface, name, value)
     except (ImplementationFailure, Violation, NotObservable, KeyboardInterrupt):

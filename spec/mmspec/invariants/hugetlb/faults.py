@@ -480,7 +480,7 @@ def failure_was_true_at_some_instant(op: Operation, result: Any) -> Truth:
 
 
 @transition(
-    "HTLB-FLT-029", over=Over.RUN,
+    "HTLB-FLT-029", over=Over.RUN, implied_by=("HTLB-INF-013", "HTLB-INF-014", "HTLB-RSV-029"),
     interfaces=("MemoryManager",), source=gibson("D1"), functions=("hugetlb_fault",), fields=("hstate.free_huge_pages",)
 )
 def enough_pages_means_nobody_fails(run: Run) -> Truth:

@@ -54,6 +54,7 @@ def in_flight_count_is_exact(pool: Any) -> Truth:
 
 @state_invariant(
     "HTLB-INF-002",
+    implied_by=("HTLB-INF-001",),
     over=Over.POOL,
     guard="hugetlb_lock",
     source=gibson("D3"),
@@ -327,6 +328,7 @@ def mutex_admits_one_page_in_flight(pool: Any) -> Truth:
 
 @state_invariant(
     "HTLB-INF-019",
+    implied_by=("HTLB-INF-005", "HTLB-INF-022"),
     over=Over.WORLD,
     guard=QUIESCENT,
     source=gibson("D3", "R4"),
@@ -371,6 +373,7 @@ def tail_references_count_on_the_head(page: Any) -> Truth:
 
 @transition(
     "HTLB-INF-022",
+    implied_by=("HTLB-INF-027",),
     over=Over.OPERATION,
     on=("hugetlb_fault",),
     source=gibson("R4"),
@@ -486,7 +489,11 @@ def failed_allocation_leaves_no_trace(op: Operation, result: Any) -> Truth:
     )
 
 
-@postcondition("HTLB-INF-028", on=("alloc_huge_page",), source=gibson("H-alloc"), fields=INFLIGHT, **HERE)
+@postcondition(
+    "HTLB-INF-028",
+    implied_by=("HTLB-INF-012", "HTLB-INF-013", "HTLB-INF-014"),
+    on=("alloc_huge_page",), source=gibson("H-alloc"), fields=INFLIGHT, **HERE,
+)
 def allocation_follows_the_table(op: Operation, result: Any) -> Truth:
     """The outcome MUST follow one table: an outstanding reservation gives its page; without one, a free page beyond
     the reserve does; otherwise the fault repeats while something is in flight or has been settled since it looked,

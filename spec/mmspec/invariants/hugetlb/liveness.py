@@ -14,6 +14,7 @@ FAULT = ("hugetlb_fault",)
 
 @liveness(
     "HTLB-LIV-001",
+    implied_by=("HTLB-INF-005",),
     source=gibson("D3"),
     variants=(TENTATIVE,),
     functions=("keep_huge_page", "free_huge_page"),
@@ -88,6 +89,7 @@ def mutex_never_deadlocks(run: Run) -> Truth:
 
 @liveness(
     "HTLB-LIV-007",
+    implied_by=("HTLB-RSV-029", "HTLB-POOL-003"),
     source=gibson("R3") + whitcroft("M1"),
     functions=("mmput", "evict_inode"),
     fields=("hstate.resv_huge_pages", "hstate.free_huge_pages"),

@@ -13,6 +13,7 @@ COUNTERS = ("hstate.nr_huge_pages", "hstate.free_huge_pages", "hstate.resv_huge_
 
 @postcondition(
     "HTLB-OBS-001",
+    implied_by=("HTLB-RSV-001", "HTLB-RSV-002", "HTLB-POOL-007"),
     over=Over.CALL,
     on=("counters",),
     source=gibson("R3"),

@@ -30,6 +30,7 @@ def free_counter_equals_free_lists(pool: Any) -> Truth:
 
 @state_invariant(
     "HTLB-POOL-002",
+    implied_by=("HTLB-POOL-001",),
     over=Over.POOL,
     guard="hugetlb_lock",
     source=gibson("H-decl"),

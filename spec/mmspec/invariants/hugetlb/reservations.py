@@ -43,6 +43,7 @@ RESV_FREE = ("hstate.resv_huge_pages", "hstate.free_huge_pages")
 
 @state_invariant(
     "HTLB-RSV-001",
+    implied_by=("HTLB-RSV-008", "HTLB-RSV-009", "HTLB-RSV-021"),
     over=Over.POOL,
     guard="hugetlb_lock",
     source=gibson("R3") + whitcroft("M1", "M2"),
@@ -62,6 +63,7 @@ def reserve_is_not_negative(pool: Any) -> Truth:
 
 @state_invariant(
     "HTLB-RSV-002",
+    implied_by=("HTLB-RSV-006", "HTLB-RSV-012", "HTLB-POOL-010", "HTLB-POOL-016"),
     over=Over.POOL,
     guard="hugetlb_lock",
     source=gibson("D5", "H-alloc"),
@@ -81,6 +83,7 @@ def reserve_is_backed_by_free_pages(pool: Any) -> Truth:
 
 @state_invariant(
     "HTLB-RSV-003",
+    implied_by=("HTLB-RSV-007", "HTLB-RSV-008", "HTLB-RSV-019", "HTLB-RSV-020", "HTLB-RSV-021", "HTLB-RSV-024", "HTLB-RSV-028"),
     over=Over.WORLD,
     guard=QUIESCENT,
     source=whitcroft("M2", "M4", "M5") + gibson("D5"),
@@ -203,7 +206,11 @@ def release_within_the_reserve(op: Operation) -> Truth:
     return implies(op.arguments["delta"] < 0, lambda: -op.arguments["delta"] <= op.h.resv_huge_pages)
 
 
-@liveness("HTLB-RSV-010", source=gibson("D5") + whitcroft("H-comment"), fields=RESV, functions=("hugetlb_fault",))
+@liveness(
+    "HTLB-RSV-010",
+    implied_by=("HTLB-RSV-022",),
+    source=gibson("D5") + whitcroft("H-comment"), fields=RESV, functions=("hugetlb_fault",),
+)
 def promised_page_is_delivered(run: Run) -> Truth:
     """A fault on an offset whose reservation is outstanding MUST eventually succeed, as long as the file is not
     truncated and the VMA stays.
@@ -426,6 +433,7 @@ def fork_gives_the_child_no_reservation(op: Operation, result: Any) -> Truth:
 
 @postcondition(
     "HTLB-RSV-022",
+    implied_by=("HTLB-RSV-011", "HTLB-RSV-023"),
     on=("hugetlb_fault",),
     source=gibson("D5") + whitcroft("M2"),
     fields=RESV,
@@ -539,6 +547,7 @@ def truncation_releases_what_was_not_instantiated(op: Operation) -> Truth:
 
 @state_invariant(
     "HTLB-RSV-029",
+    implied_by=("HTLB-RSV-003", "HTLB-MAP-002", "HTLB-INF-019"),
     over=Over.WORLD,
     guard=QUIESCENT,
     source=gibson("R3") + whitcroft("M1"),
