@@ -14,6 +14,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def kernel(session: nox.Session) -> None:
+    """The tests that resize this machine's huge-page pool; need root."""
+    session.install(".[test]")
+    session.run("pytest", "--running-kernel", "tests/adapters", *session.posargs)
+
+
+@nox.session
 def conformance(session: nox.Session) -> None:
     """The suite against the reference, on every architecture and variant."""
     session.install(".")

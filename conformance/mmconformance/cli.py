@@ -114,10 +114,8 @@ def _checked(target: Target, arch: str, variant: str, engine: str, budget: float
     from mmconformance.check import check as run
     from mmconformance.report import progress, terminal
     from mmspec.arch import architectures
-    from mmspec.contracts import ENABLED
 
-    if not ENABLED:
-        raise UsageError("MMSPEC_CONTRACTS=off leaves nothing to check; unset it")
+    _need_contracts()
     archs = [a.name for a in architectures(arch)]
     if target.kind == "kernel":
         archs = archs[:1]
@@ -127,6 +125,13 @@ def _checked(target: Target, arch: str, variant: str, engine: str, budget: float
         )
     terminal(report)
     return report
+
+
+def _need_contracts() -> None:
+    from mmspec.contracts import ENABLED
+
+    if not ENABLED:
+        raise UsageError("MMSPEC_CONTRACTS=off leaves nothing to check; unset it")
 
 
 @app.command()
@@ -223,6 +228,7 @@ def explore(
             print(f"{known.name}: {known.description}")
         return
     writable(json)
+    _need_contracts()
     find(scenario)
     profile = architecture(arch).name
     broken = False
@@ -251,6 +257,7 @@ def replay(file: Annotated[Path, typer.Argument()]) -> None:
     from mmconformance.replaying import replay as run
     from mmconformance.report import print_execution
 
+    _need_contracts()
     done = run(file)
     if done.execution is not None:
         print_execution(done.execution)
@@ -275,6 +282,7 @@ def bugs(
             print(f"{known.id}: {known.name}\n    {known.story}\n    {known.citation}")
         return
     writable(json)
+    _need_contracts()
     ids = [mutant(id_).id] if id_ is not None else list(MUTANTS)
     results = []
 

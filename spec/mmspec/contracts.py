@@ -168,12 +168,13 @@ def _recorded(function: F, checked: F) -> F:
 
         @functools.wraps(function)
         async def recorded_async(*args: Any, **kwargs: Any) -> Any:
+            # With no judge there will be none when the call returns either.
+            body = function if Judge.active is None else checked
             recorder = Recorder.active
             if recorder is None:
-                return await checked(*args, **kwargs)
+                return await body(*args, **kwargs)
             op = enter(recorder, args, kwargs)
-            # With no judge there will be none when the call returns either.
-            op.result = await (checked if Judge.active is not None else function)(*args, **kwargs)
+            op.result = await body(*args, **kwargs)
             recorder.leave(op)
             return op.result
 
@@ -181,11 +182,12 @@ def _recorded(function: F, checked: F) -> F:
 
     @functools.wraps(function)
     def recorded(*args: Any, **kwargs: Any) -> Any:
+        body = checked if Judge.at_work() else function
         recorder = Recorder.active
         if recorder is None:
-            return checked(*args, **kwargs)
+            return body(*args, **kwargs)
         op = enter(recorder, args, kwargs)
-        op.result = (checked if Judge.at_work() else function)(*args, **kwargs)
+        op.result = body(*args, **kwargs)
         recorder.leave(op)
         return op.result
 

@@ -1,8 +1,9 @@
-"""The running kernel as a subject. Tests that need it are skipped, with the reason, where it cannot be one."""
+"""The running kernel as a subject; see `--running-kernel` for the tests that need it."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commandline import COMMAND
 
 from mmconformance.adapters.kernel import RunningKernel, available
 from mmconformance.adapters.kernel.differences import TABLE, Adaptation, Difference, Kind, adaptations
@@ -22,15 +24,10 @@ from mmconformance.adapters.kernel.settings import SettingsGuard, pool_directory
 from mmspec.errors import ImplementationFailure, Signal, UsageError
 from mmspec.state import Mapping, Setup
 
-#: There is one running kernel, and a second worker that imports this module gets in the way.
-pytestmark = pytest.mark.skipif(
-    os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1") != "1", reason="needs the machine alone: pytest tests/adapters"
-)
-
 HUGE = 2 << 20
 POOL = pool_directory(HUGE)
 
-needs_kernel = pytest.mark.skipif(available() is not None, reason=f"running kernel: {available()}")
+needs_kernel = pytest.mark.running_kernel
 
 
 def settings() -> tuple[int, int]:
@@ -455,3 +452,51 @@ class TestDifferences:
         if row.kind is Kind.MISTAKE and not row.shown_by(last):
             pytest.skip("this kernel has the mistake repaired")
         assert row.shown_by(last), last
+
+
+# -- the command -----------------------------------------------------------------------------------------------
+
+
+def children(pid: int) -> list[int]:
+    """The processes that it has started."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(word) for word in (task / "children").read_text().split()]
+    return found
+
+
+@needs_kernel
+class TestCommand:
+    @pytest.fixture
+    def checking(self, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+        before = settings()
+        process = subprocess.Popen(
+            [*COMMAND, "check", "kernel", "--budget", "60", "--json", "r.json"], cwd=tmp_path, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )  # fmt: skip
+        assert wait_until(lambda: settings()[0] > 0, seconds=20)
+        yield process
+        process.communicate(timeout=20)
+        assert wait_until(lambda: settings() == before)
+        assert wait_until(lambda: available() is None)
+
+    def test_ctrl_c_gives_the_verdicts_so_far(self, checking: subprocess.Popen[str], tmp_path: Path) -> None:
+        time.sleep(5)
+        checking.send_signal(signal.SIGINT)
+        _, errors = checking.communicate(timeout=20)
+        assert checking.returncode == 130
+        assert errors.strip().splitlines()[-1] == "mmspec: interrupted"
+        report = json.loads((tmp_path / "r.json").read_text())
+        assert report["interrupted"] and report["summary"]["pass"] > 5
+
+    def test_a_killed_checking_process_is_a_failure(self, checking: subprocess.Popen[str]) -> None:
+        os.kill(children(checking.pid)[0], signal.SIGKILL)
+        _, errors = checking.communicate(timeout=20)
+        assert checking.returncode == 3
+        assert errors.strip().splitlines()[-1].endswith("(SIGKILL)")
+
+    def test_the_killed_command_leaves_nothing(self, checking: subprocess.Popen[str]) -> None:
+        workers = children(checking.pid)
+        checking.kill()
+        assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
