@@ -17,14 +17,14 @@ from mmspec.state import Setup
 
 def kernel_machine() -> type[MemoryManagerMachine]:
     """The machine with the rules of the running kernel's release, where they differ from those of 2006 and 2008."""
-    from mmconformance.adapters.kernel.differences import adaptations
+    from mmconformance.adapters.kernel.differences import adaptations as of_release
     from mmconformance.adapters.kernel.probe import kernel_release
 
     class KernelMachine(MemoryManagerMachine):
         """The running kernel; without quota, because anonymous mappings lie outside of it."""
 
         signals_oom = Signal.SIGBUS
-        rules = frozenset(a.name for a in adaptations(kernel_release()))
+        adaptations = frozenset(a.name for a in of_release(kernel_release()))
         quotas = st.none()
 
     return KernelMachine

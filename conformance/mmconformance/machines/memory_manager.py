@@ -13,6 +13,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from mmconformance.machines.reenacted import Child, Content, Emptied, Ended, Enough, Reenacted
 from mmconformance.machines.shadow import VM_NORESERVE, ShadowFile, ShadowVma, ShadowWorld
 from mmconformance.machines.steps import Step, recorded
 from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, ImplementationFailure, Signal, VmFault
@@ -21,47 +22,13 @@ from mmspec.invariant import REGISTRY, Over
 from mmspec.invariants.hugetlb.terms import UNMAPPED, VM_MAYSHARE, VM_WRITE, mapped_shared, outstanding_private
 from mmspec.invariants.hugetlb.views import FaultView, VmaView
 from mmspec.state import PoolCounters, Setup
-from mmspec.trace import Event, Operation, Recorder
+from mmspec.trace import Event
 
 PROCESSES = 3
 FILES = 3
 MAPPINGS = 8
 
 pick = st.integers(0, 7)
-
-
-class Reenacted:
-    """One system call in the vocabulary of the specification."""
-
-    def __init__(self, name: str, old: PoolCounters, new: PoolCounters, **arguments: Any) -> None:
-        self.recorder = Recorder()
-        self.operation: Operation = self.recorder.enter(name, arguments)
-        for field, change in new.minus(old).items():
-            self.write("pool", field, getattr(old, field), getattr(old, field) + change)
-
-    def write(self, obj: Any, field: str, old: Any, new: Any) -> None:
-        """A change that the call has made."""
-        context = self.recorder.current
-        self.recorder.seq += 1
-        data = {"obj": obj, "field": field, "old": old, "new": new}
-        context.events.append(Event("write", self.operation, (), self.recorder.seq, data))
-
-    def did(self, kind: str, **data: Any) -> None:
-        """A step that the call must have made."""
-        self.recorder.seq += 1
-        self.recorder.current.events.append(Event(kind, self.operation, (), self.recorder.seq, data))
-
-    def judge(self, *ids: str, result: Any = None, **views: Any) -> None:
-        """Evaluate these invariants over the call.
-
-        :raises Violation: for the first that does not hold.
-        """
-        operation = self.operation
-        operation.result = result
-        values = {"op": operation, "result": result, **views}
-        for id_ in ids:
-            invariant = REGISTRY[id_]
-            invariant.demand(**{p: values[p] for p in invariant.parameters})
 
 
 class MemoryManagerMachine(RuleBasedStateMachine):
@@ -73,8 +40,8 @@ class MemoryManagerMachine(RuleBasedStateMachine):
     subject: Callable[[], MemoryManager]
     signals_oom: Signal = Signal.SIGKILL
     """How the subject reports that there is no huge page."""
-    rules: frozenset[str] = frozenset()
-    """See :attr:`mmconformance.machines.shadow.ShadowWorld.rules`."""
+    adaptations: frozenset[str] = frozenset()
+    """See :attr:`mmconformance.machines.shadow.ShadowWorld.adaptations`."""
     pools = st.integers(0, 5)
     quotas = st.one_of(st.none(), st.integers(1, 4))
 
@@ -99,7 +66,7 @@ class MemoryManagerMachine(RuleBasedStateMachine):
         self.mm.start(Setup(pool=pool, quota=quota))
         self.quota = quota
         self.counters = self._observe()
-        self.world = ShadowWorld(self.mm.huge_page_bytes, self.counters, rules=self.rules)
+        self.world = ShadowWorld(self.mm.huge_page_bytes, self.counters, adaptations=self.adaptations)
         self._spawn()
 
     def teardown(self) -> None:
@@ -111,8 +78,8 @@ class MemoryManagerMachine(RuleBasedStateMachine):
                 self._exit(pid)
             for file in [f for f in self.files if f.open]:
                 self._close(file)
-            REGISTRY["HTLB-RSV-029"].demand(_Emptied(self.world, self.mm, self.quota))
-            run = _Ended(self.counters)
+            REGISTRY["HTLB-RSV-029"].demand(Emptied.of(self.world, self.mm, self.quota))
+            run = Ended(self.counters)
             REGISTRY["HTLB-LIV-007"].demand(run)
         finally:
             self.mm.stop()
@@ -166,7 +133,7 @@ class MemoryManagerMachine(RuleBasedStateMachine):
             self.world.forked(parent, child)
             self.pids.append(child)
             call = Reenacted("dup_mm", old, new)
-            call.judge("HTLB-RSV-021", result=_Child(self.world.of(child)))
+            call.judge("HTLB-RSV-021", result=Child(self.world.of(child)))
         self._settle()
 
     @precondition(lambda self: len(self.pids) > 1)
@@ -181,9 +148,9 @@ class MemoryManagerMachine(RuleBasedStateMachine):
         self.pids.remove(pid)
         old, new = self._after(f"exit(p{pid})")
         kept = sum(outstanding_private(v) for v in self.world.of(pid))
-        evicted = self._closing(self.world.of(pid))
-        if not evicted:
-            self._judge_close(old, new, kept)
+        vmas = self.world.of(pid)
+        if not self._closing(vmas):
+            self._judge_close(old, new, vmas, kept)
         self._settle()
 
     def _closing(self, vmas: list[ShadowVma]) -> bool:
@@ -193,10 +160,15 @@ class MemoryManagerMachine(RuleBasedStateMachine):
             self.world.closed(vma)
         return len(self.world.inodes) < files
 
-    def _judge_close(self, old: PoolCounters, new: PoolCounters, released: int) -> None:
+    def _judge_close(self, old: PoolCounters, new: PoolCounters, vmas: list[ShadowVma], kept: int) -> None:
+        """`kept` reservations were outstanding in these mappings."""
+        owners = [v for v in vmas if v.map is not None]
+        if vmas and not owners and not all(v.shared for v in vmas):
+            return
+        npages = sum(v.npages for v in owners)
+        view = VmaView(not owners, bool(owners), npages, npages - kept, 1, 0, None)
         call = Reenacted("hugetlb_vm_op_close", old, new)
-        view = VmaView(released == 0, released > 0, released, 0, 1, 0, None)
-        call.judge("HTLB-RSV-008", "HTLB-RSV-019", old=view)
+        call.judge("HTLB-RSV-008" if owners else "HTLB-RSV-019", old=view)
 
     # -- mappings --------------------------------------------------------------------------------------------------------
 
@@ -285,7 +257,7 @@ class MemoryManagerMachine(RuleBasedStateMachine):
             inside = self.world.cut(vma.pid, start, length)
             kept = sum(outstanding_private(v) for v in inside)
             if not self._closing(inside):
-                self._judge_close(old, new, kept)
+                self._judge_close(old, new, inside, kept)
         self._settle()
 
     # -- accesses --------------------------------------------------------------------------------------------------------
@@ -327,7 +299,7 @@ class MemoryManagerMachine(RuleBasedStateMachine):
         call.judge("HTLB-FLT-008", "HTLB-ERR-002", "HTLB-RSV-022", result=fault, old=view, new=view)
         if fault is VM_FAULT_OOM and (not need or old.free_huge_pages > old.resv_huge_pages):
             # There was a page to be had, so nobody had to fail.
-            REGISTRY["HTLB-FLT-029"].demand(_Enough(call.operation))
+            REGISTRY["HTLB-FLT-029"].demand(Enough(call.operation))
         if result >= 0:
             took = new.free_huge_pages < old.free_huge_pages
             page = self.world.touched(vma, idx, value is not None, took_page=took)
@@ -356,7 +328,7 @@ class MemoryManagerMachine(RuleBasedStateMachine):
         known = page.content
         event = Event("copied", call.operation, (), 0, {"before": known, "after": result, "new": page, "old": page})
         if known == 0:
-            fresh = Event("cache_insert", call.operation, (), 0, {"page": _Content(result)})
+            fresh = Event("cache_insert", call.operation, (), 0, {"page": Content(result)})
             REGISTRY["HTLB-FLT-006"].demand(fresh)
         call.recorder.current.events.append(event)
         call.did("pte_replace", mm=call.operation.vma.pid)
@@ -374,7 +346,7 @@ class MemoryManagerMachine(RuleBasedStateMachine):
         file = files[which % len(files)]
         result = self._call("truncate", file.number, size)
         before, cached = file.resv_map.coverage(), len(file.pages)
-        shrinks = size < file.size or "SIZE_CHANGE_DROPS_BEYOND" in self.rules
+        shrinks = size < file.size or "SIZE_CHANGE_DROPS_BEYOND" in self.adaptations
         restored = self.world.restored_by_truncation(file, size)
         old, new = self._after(f"{result} = truncate(f{file.number}, {size})")
         if result == 0:
@@ -402,71 +374,6 @@ class MemoryManagerMachine(RuleBasedStateMachine):
         if not isinstance(result, int):
             raise ImplementationFailure(f"{name}() returned {type(result).__name__}, not int")
         return result
-
-
-class _Child:
-    """What fork has made, as far as the predicates ask."""
-
-    def __init__(self, vmas: list[ShadowVma]) -> None:
-        self.vmas = vmas
-
-
-class _Content:
-    """A page of which only the content is known."""
-
-    tag = 0
-
-    def __init__(self, content: int) -> None:
-        self.content = content
-
-
-class _Emptied:
-    """The world when everybody has left."""
-
-    def __init__(self, world: ShadowWorld, mm: MemoryManager, quota: int | None) -> None:
-        self.pool = _Settled(world.pool)
-        self.vmas, self.inodes = world.vmas, world.inodes
-        self.maps: list[Any] = []
-        self.pages: list[Any] = []
-        free = mm.quota_free() if quota is not None else None
-        self.super = _Blocks(free if free is not None else 0, quota if free is not None and quota is not None else 0)
-
-
-class _Settled:
-    """The counters, with nothing in flight."""
-
-    def __init__(self, counters: PoolCounters) -> None:
-        self.nr_huge_pages = counters.nr_huge_pages
-        self.free_huge_pages = counters.free_huge_pages
-        self.resv_huge_pages = counters.resv_huge_pages
-        self.tentative_huge_pages = 0
-
-
-class _Blocks:
-    """Quota as it shows."""
-
-    def __init__(self, free: int, most: int) -> None:
-        self.free_blocks = free
-        self.max_blocks = most
-
-
-class _Enough:
-    """A run of one fault, with pages enough for it."""
-
-    def __init__(self, operation: Operation) -> None:
-        self.facts = {"excess": 0}
-        self._operation = operation
-
-    def operations(self, *names: str) -> list[Operation]:
-        """The one."""
-        return [self._operation]
-
-
-class _Ended:
-    """A run of which the end is known."""
-
-    def __init__(self, counters: PoolCounters) -> None:
-        self.facts = {"baseline": counters}
 
 
 #: What this machine can judge, whatever the implementation shows.

@@ -103,7 +103,7 @@ class ShadowWorld:
     inodes: list[ShadowFile] = attrs.field(factory=list)
     vmas: list[ShadowVma] = attrs.field(factory=list)
     names: int = 0
-    rules: frozenset[str] = frozenset()
+    adaptations: frozenset[str] = frozenset()
     """Names of rules in which the subject's release differs from those of 2006 and 2008."""
 
     def new_map(self, *, private: bool) -> ShadowMap:
@@ -181,13 +181,13 @@ class ShadowWorld:
         """One entry is gone."""
         page = vma.pages.pop(idx)
         page.holders -= 1
-        restores = "UNMAP_RESTORES_RESERVATION" in self.rules and self.pool.surplus_huge_pages == 0
+        restores = "UNMAP_RESTORES_RESERVATION" in self.adaptations and self.pool.surplus_huge_pages == 0
         if restores and vma.map is not None and page.holders == 0:
             vma.map.covered.discard(idx)
 
     def restored_by_truncation(self, file: ShadowFile, size: int) -> int:
         """How many consumed reservations a truncation gives back to private mappings."""
-        if "UNMAP_RESTORES_RESERVATION" not in self.rules or self.pool.surplus_huge_pages:
+        if "UNMAP_RESTORES_RESERVATION" not in self.adaptations or self.pool.surplus_huge_pages:
             return 0
         return sum(
             1

@@ -40,6 +40,7 @@ def pages_in_flight_are_not_reported_free(result: Any) -> Truth:
 
 @postcondition(
     "HTLB-OBS-003",
+    implied_by=("HTLB-RSV-001",),
     over=Over.CALL,
     on=("counters", "hugetlb_report_meminfo"),
     source=gibson("R3") + whitcroft("M2"),
