@@ -71,27 +71,25 @@ def true_shortage(stage: Stage) -> None:
     stage.facts["excess"] = 1
 
 
-def cow_parent_and_child(stage: Stage) -> None:
-    """Parent and child write the page that they share after fork; one page is free, which is enough."""
-    stage.start(2)
+def _cow_racers(stage: Stage, pool: int) -> None:
+    stage.start(pool)
     parent = stage.manager.spawn()
     address = stage.manager.mmap(parent, 1)
     stage.manager.write(parent, address, 7)
     child = stage.manager.fork(parent)
     stage.race("parent", "write", parent, address, 1)
     stage.race("child", "write", child, address, 2)
+
+
+def cow_parent_and_child(stage: Stage) -> None:
+    """Parent and child write the page that they share after fork; one page is free, which is enough."""
+    _cow_racers(stage, 2)
     stage.facts["excess"] = 0
 
 
 def cow_empty_pool(stage: Stage) -> None:
     """Parent and child write the page that they share after fork, and no page is free."""
-    stage.start(1)
-    parent = stage.manager.spawn()
-    address = stage.manager.mmap(parent, 1)
-    stage.manager.write(parent, address, 7)
-    child = stage.manager.fork(parent)
-    stage.race("parent", "write", parent, address, 1)
-    stage.race("child", "write", child, address, 2)
+    _cow_racers(stage, 1)
 
 
 def cow_two_threads(stage: Stage) -> None:
