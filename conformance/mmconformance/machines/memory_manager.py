@@ -347,11 +347,10 @@ class MemoryManagerMachine(RuleBasedStateMachine):
         result = self._call("truncate", file.number, size)
         before, cached = file.resv_map.coverage(), len(file.pages)
         shrinks = size < file.size or "SIZE_CHANGE_DROPS_BEYOND" in self.adaptations
-        restored = self.world.restored_by_truncation(file, size)
         old, new = self._after(f"{result} = truncate(f{file.number}, {size})")
         if result == 0:
             if shrinks:
-                self.world.truncated(file, size)
+                restored = self.world.truncated(file, size)
                 call = Reenacted("hugetlb_vmtruncate", old, new, inode=file)
                 call.write(file.resv_map, "regions", before, file.resv_map.coverage())
                 for _ in range(cached - len(file.pages)):

@@ -179,34 +179,28 @@ class ShadowWorld:
 
     def unmap_page(self, vma: ShadowVma, idx: int) -> None:
         """One entry is gone."""
-        page = vma.pages.pop(idx)
-        page.holders -= 1
-        restores = "UNMAP_RESTORES_RESERVATION" in self.adaptations and self.pool.surplus_huge_pages == 0
-        if restores and vma.map is not None and page.holders == 0:
-            vma.map.covered.discard(idx)
+        self._zapped([(vma, idx)])
 
-    def restored_by_truncation(self, file: ShadowFile, size: int) -> int:
-        """How many consumed reservations a truncation gives back to private mappings."""
-        if "UNMAP_RESTORES_RESERVATION" not in self.adaptations or self.pool.surplus_huge_pages:
-            return 0
-        return sum(
-            1
-            for v in self.vmas
-            if v.vm_file is file and v.map is not None
-            for idx, page in v.pages.items()
-            if idx >= size and page.holders == 1
-        )
-
-    def truncated(self, file: ShadowFile, size: int) -> None:
-        """The file ends at `size` now."""
+    def truncated(self, file: ShadowFile, size: int) -> int:
+        """The file ends at `size` now; how many consumed reservations that has given back to private mappings."""
         file.size = size
-        for vma in self.vmas:
-            if vma.vm_file is file:
-                for idx in [i for i in vma.pages if i >= size]:
-                    self.unmap_page(vma, idx)
+        restored = self._zapped([(v, i) for v in self.vmas if v.vm_file is file for i in v.pages if i >= size])
         for idx in [i for i in file.pages if i >= size]:
             file.pages.pop(idx).holders -= 1
         file.resv_map.covered = {i for i in file.resv_map.covered if i < size}
+        return restored
+
+    def _zapped(self, entries: list[tuple[ShadowVma, int]]) -> int:
+        """These entries are gone; how many owners have their reservations back, where the release does that."""
+        gone = [(vma, idx, vma.pages.pop(idx)) for vma, idx in entries]
+        for _, _, page in gone:
+            page.holders -= 1
+        if "UNMAP_RESTORES_RESERVATION" not in self.adaptations or self.pool.surplus_huge_pages:
+            return 0
+        owned = [(vma.map, idx) for vma, idx, page in gone if vma.map is not None and page.holders == 0]
+        for resv_map, idx in owned:
+            resv_map.covered.discard(idx)
+        return len(owned)
 
     def forked(self, parent: int, child: int) -> None:
         """fork has succeeded."""

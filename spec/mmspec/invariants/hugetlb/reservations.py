@@ -63,7 +63,7 @@ def reserve_is_not_negative(pool: Any) -> Truth:
 
 @state_invariant(
     "HTLB-RSV-002",
-    implied_by=("HTLB-RSV-006", "HTLB-RSV-012", "HTLB-POOL-010", "HTLB-POOL-016"),
+    implied_by=("HTLB-RSV-001", "HTLB-RSV-006", "HTLB-RSV-012", "HTLB-POOL-010", "HTLB-POOL-016"),
     over=Over.POOL,
     guard="hugetlb_lock",
     source=gibson("D5", "H-alloc"),
