@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import platform
 import signal
+import threading
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -194,9 +195,18 @@ def _run_apart(job: Job, context: Any) -> Done:
 
 
 def _send(job: Job, sender: Connection) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     deadline = Deadline(job.seconds)
     signal.signal(signal.SIGINT, lambda *_: deadline.interrupt())
     sender.send(_run_job(job, deadline))
+
+
+def _end_with_parent() -> None:
+    """Nobody would hear what is found after the parent process has been killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _run_job(job: Job, deadline: Deadline) -> Done | ImplementationFailure:
