@@ -168,7 +168,9 @@ def _run_all(jobs: list[Job], workers: int, finished: Callable[[Done], None]) ->
 def _signal_workers(number: signal.Signals) -> None:
     for process in multiprocessing.active_children():
         if process.pid is not None:
-            os.kill(process.pid, number)
+            # It may end, and be waited for by its own thread, just now.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, number)
 
 
 def _run_apart(job: Job, context: Any) -> Done:
