@@ -11,8 +11,9 @@ from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "mmconformance.cli"]
 
-#: Where the small wrong maps are.
+#: Where the small implementations are, right and wrong.
 MAPS = "mmconformance.miniatures.reservation_map:"
+MANAGERS = "mmconformance.miniatures.memory_manager:"
 
 
 def mmspec(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

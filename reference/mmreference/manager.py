@@ -9,7 +9,7 @@ from typing import Any
 from mmreference.kernel.scheduler import Scheduler, Strategy
 from mmreference.mm import region
 from mmreference.mm.file import Inode
-from mmreference.mm.mmap import do_mmap, do_mprotect, do_munmap
+from mmreference.mm.mmap import do_mmap, do_mprotect, do_munmap, madvise_dontneed
 from mmreference.mm.pool import set_max_huge_pages
 from mmreference.mm.process import access, dup_mm, mmput
 from mmreference.mm.quota import NO_LIMIT
@@ -41,7 +41,7 @@ class ReferenceMemoryManager(MemoryManager):
     several calls at once go through :meth:`call` and a scheduler of the caller's.
     """
 
-    capabilities = frozenset({"mprotect", "mappings", "page_at", "set_overcommit", "quota_free"})
+    capabilities = frozenset({"dontneed", "mprotect", "mappings", "page_at", "set_overcommit", "quota_free"})
 
     def __init__(self, arch: str = "x86_64", variant: str = TENTATIVE) -> None:
         self.arch = architecture(arch)
@@ -148,9 +148,7 @@ class ReferenceMemoryManager(MemoryManager):
         noreserve: bool = False,
         writable: bool = True,
     ) -> int:
-        body = self._mmap(
-            pid, length, file=file, offset=offset, shared=shared, noreserve=noreserve, writable=writable
-        )
+        body = self._mmap(pid, length, file=file, offset=offset, shared=shared, noreserve=noreserve, writable=writable)
         return int(self._run(body))
 
     async def _munmap(self, pid: int, address: int, length: int) -> int:
@@ -212,6 +210,12 @@ class ReferenceMemoryManager(MemoryManager):
     def mprotect(self, pid: int, address: int, length: int, writable: bool) -> int:
         return int(self._run(self._mprotect(pid, address, length, writable)))
 
+    async def _dontneed(self, pid: int, address: int, length: int) -> int:
+        return int(await madvise_dontneed(self._processes[pid], address, length * self.huge_page_bytes))
+
+    def dontneed(self, pid: int, address: int, length: int) -> int:
+        return int(self._run(self._dontneed(pid, address, length)))
+
     def set_quota(self, blocks: int | None) -> int:
         sb = self.system.super
         used = sb.max_blocks - sb.free_blocks
@@ -233,10 +237,7 @@ class ReferenceMemoryManager(MemoryManager):
         return sb.free_blocks if sb.limited else None
 
     def mappings(self, pid: int) -> Sequence[Mapping]:
-        return [
-            Mapping(v.vm_start, v.npages, v.lo, v.is_shared, self._numbers.get(v.vm_file))
-            for v in self._processes[pid].vmas
-        ]
+        return [Mapping(v.vm_start, v.npages, v.lo, v.is_shared, self._numbers.get(v.vm_file)) for v in self._processes[pid].vmas]
 
     def page_at(self, pid: int, address: int) -> Hashable | None:
         entry = self._processes[pid].ptes.get(address // self.huge_page_bytes)

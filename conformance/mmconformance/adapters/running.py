@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hypothesis import strategies as st
-
 from mmconformance.machines.memory_manager import MemoryManagerMachine
 from mmconformance.machines.steps import Step, perform
 from mmconformance.verdicts import Failure
@@ -21,11 +19,10 @@ def kernel_machine() -> type[MemoryManagerMachine]:
     from mmconformance.adapters.kernel.probe import kernel_release
 
     class KernelMachine(MemoryManagerMachine):
-        """The running kernel; without quota, because anonymous mappings lie outside of it."""
+        """The running kernel."""
 
         signals_oom = Signal.SIGBUS
         adaptations = frozenset(a.name for a in of_release(kernel_release()))
-        quotas = st.none()
 
     return KernelMachine
 

@@ -80,10 +80,11 @@ def run_machine(
     found = Sampled()
     clock = deadline or Deadline()
     failing: list[tuple[Violation, list[Step]]] = []
+    searching = True
 
     class Machine(machine):  # type: ignore[valid-type, misc]
         def __init__(self) -> None:
-            if clock.passed(SHRINKING if failing else 0.0):
+            if searching and clock.passed(SHRINKING if failing else 0.0):
                 raise _TimeIsUp
             # Each example has a history of its own.
             Recorder.active = Recorder() if record else None
@@ -116,8 +117,9 @@ def run_machine(
         if found.violation is None:
             found.steps = []
         else:
-            steps = found.steps
-            found.steps, last = shortest(Machine, steps, found.violation.invariant.id)
+            searching = False
+            attempts = 0 if clock.passed(SHRINKING) else 400
+            found.steps, last = shortest(Machine, found.steps, found.violation.invariant.id, attempts)
             found.run = last.log
     return found
 

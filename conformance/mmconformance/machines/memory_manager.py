@@ -7,31 +7,33 @@ the vocabulary of the specification.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from mmconformance.machines.reenacted import Child, Content, Emptied, Ended, Enough, Reenacted
+from mmconformance.machines.optional_calls import OptionalCalls, pages, pick, rarely
+from mmconformance.machines.reenacted import Blocks, Child, Content, Decided, Emptied, Ended, Enough, Reenacted
 from mmconformance.machines.shadow import VM_NORESERVE, ShadowFile, ShadowVma, ShadowWorld
 from mmconformance.machines.steps import Step, recorded
 from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, ImplementationFailure, Signal, VmFault
 from mmspec.interfaces import MemoryManager
 from mmspec.invariant import REGISTRY, Over
-from mmspec.invariants.hugetlb.terms import UNMAPPED, VM_MAYSHARE, VM_WRITE, mapped_shared, outstanding_private
-from mmspec.invariants.hugetlb.views import FaultView, VmaView
+from mmspec.invariants.hugetlb.terms import UNMAPPED, VM_MAYSHARE, VM_WRITE, mapped_shared, outstanding_private, outstanding_shared
+from mmspec.invariants.hugetlb.views import AccessView, FaultView, VmaView
 from mmspec.state import PoolCounters, Setup
 from mmspec.trace import Event
 
 PROCESSES = 3
-FILES = 3
+FILES = 2
 MAPPINGS = 8
 
-pick = st.integers(0, 7)
+#: Short mappings, so that a small pool is enough for several.
+lengths = st.sampled_from([1, 1, 2, 2, 3, 4])
 
 
-class MemoryManagerMachine(RuleBasedStateMachine):
+class MemoryManagerMachine(OptionalCalls, RuleBasedStateMachine):
     """The rules. `subject` is what is tested; set by the engine on a subclass.
 
     `log` collects the calls of the example for the report.
@@ -42,8 +44,6 @@ class MemoryManagerMachine(RuleBasedStateMachine):
     """How the subject reports that there is no huge page."""
     adaptations: frozenset[str] = frozenset()
     """See :attr:`mmconformance.machines.shadow.ShadowWorld.adaptations`."""
-    pools = st.integers(0, 5)
-    quotas = st.one_of(st.none(), st.integers(1, 4))
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class MemoryManagerMachine(RuleBasedStateMachine):
 
     # -- set-up and end --------------------------------------------------------------------------------------------------
 
-    @initialize(pool=pools, quota=quotas)
+    @initialize(pool=st.integers(0, 8), quota=st.one_of(st.none(), st.integers(1, 4)))
     @recorded
     def start(self, pool: int, quota: int | None) -> None:
         """A fresh machine with one process."""
@@ -65,6 +65,7 @@ class MemoryManagerMachine(RuleBasedStateMachine):
         self._say(f"start(pool={pool}, quota={quota})")
         self.mm.start(Setup(pool=pool, quota=quota))
         self.quota = quota
+        self.free_blocks: int | None = quota
         self.counters = self._observe()
         self.world = ShadowWorld(self.mm.huge_page_bytes, self.counters, adaptations=self.adaptations)
         self._spawn()
@@ -76,7 +77,7 @@ class MemoryManagerMachine(RuleBasedStateMachine):
         try:
             for pid in list(self.pids):
                 self._exit(pid)
-            for file in [f for f in self.files if f.open]:
+            for file in self.open_files:
                 self._close(file)
             REGISTRY["HTLB-RSV-029"].demand(Emptied.of(self.world, self.mm, self.quota))
             run = Ended(self.counters)
@@ -101,6 +102,9 @@ class MemoryManagerMachine(RuleBasedStateMachine):
         self.counters = self.world.pool = new
         for id_ in ("HTLB-RSV-001", "HTLB-POOL-007", "HTLB-RSV-002", "HTLB-OBS-001", "HTLB-OBS-003"):
             REGISTRY[id_].demand(new)
+        if self.quota is not None:
+            self.free_blocks = self.mm.quota_free()
+            REGISTRY["HTLB-QTA-001"].demand(Blocks(self.free_blocks, self.quota))
         return old, new
 
     def _settle(self) -> None:
@@ -109,12 +113,12 @@ class MemoryManagerMachine(RuleBasedStateMachine):
 
     # -- processes -------------------------------------------------------------------------------------------------------
 
+    @precondition(lambda self: len(self.pids) < PROCESSES)
     @rule()
     @recorded
     def spawn(self) -> None:
         """A process with nothing mapped."""
-        if len(self.pids) < PROCESSES:
-            self._spawn()
+        self._spawn()
 
     def _spawn(self) -> None:
         pid = self.mm.spawn()
@@ -172,23 +176,27 @@ class MemoryManagerMachine(RuleBasedStateMachine):
 
     # -- mappings --------------------------------------------------------------------------------------------------------
 
+    @precondition(lambda self: len(self.open_files) < FILES)
     @rule(size=st.integers(0, 3))
     @recorded
     def create_file(self, size: int) -> None:
         """A file with nothing in it."""
-        if len([f for f in self.files if f.open]) < FILES:
-            number = self.mm.create_file(size)
-            self.files.append(ShadowFile(number, size, self.world.new_map(private=False)))
-            self.world.inodes.append(self.files[-1])
-            self._after(f"f{number} = create_file({size})")
+        number = self.mm.create_file(size)
+        self.files.append(ShadowFile(number, size, self.world.new_map(private=False)))
+        self.world.inodes.append(self.files[-1])
+        self._after(f"f{number} = create_file({size})")
 
-    @precondition(lambda self: any(f.open for f in self.files))
+    @property
+    def open_files(self) -> list[ShadowFile]:
+        """The files that can be mapped."""
+        return [f for f in self.files if f.open]
+
+    @precondition(lambda self: self.open_files)
     @rule(which=pick)
     @recorded
     def close_file(self, which: int) -> None:
         """Nobody can map the file any more."""
-        files = [f for f in self.files if f.open]
-        self._close(files[which % len(files)])
+        self._close(self.open_files[which % len(self.open_files)])
 
     def _close(self, file: ShadowFile) -> None:
         self.mm.close_file(file.number or 0)
@@ -198,29 +206,48 @@ class MemoryManagerMachine(RuleBasedStateMachine):
         self._settle()
 
     @precondition(lambda self: self.pids and len(self.world.vmas) < MAPPINGS)
+    @rule(which=pick, length=lengths, shared=st.booleans(), noreserve=rarely)
+    @recorded
+    def mmap_anonymous(self, which: int, length: int, shared: bool, noreserve: bool) -> None:
+        """A mapping without a file."""
+        file = ShadowFile(None, length, self.world.new_map(private=False), open=False)
+        self._mmap(self.pids[which % len(self.pids)], length, file, 0, shared, noreserve, readonly=False)
+
+    @precondition(lambda self: self.pids and self.open_files and len(self.world.vmas) < MAPPINGS)
     @rule(
-        which=pick, length=st.integers(1, 4), file=st.one_of(st.none(), pick), offset=st.integers(0, 2),
-        shared=st.booleans(), noreserve=st.sampled_from([False, False, False, True]),
+        which=pick,
+        length=lengths,
+        file=pick,
+        offset=st.integers(0, 2),
+        shared=st.booleans(),
+        noreserve=rarely,
+        readonly=rarely,
     )
     @recorded
-    def mmap(self, which: int, length: int, file: int | None, offset: int, shared: bool, noreserve: bool) -> None:
-        """A mapping of a file, or anonymous."""
-        pid = self.pids[which % len(self.pids)]
-        files = [f for f in self.files if f.open]
-        chosen = files[file % len(files)] if files and file is not None else None
-        offset = offset if chosen is not None else 0
-        number = chosen.number if chosen is not None else None
+    def mmap_file(self, which: int, length: int, file: int, offset: int, shared: bool, noreserve: bool, readonly: bool) -> None:
+        """A mapping of a file."""
+        chosen = self.open_files[file % len(self.open_files)]
+        # Whether promises beyond the end survive that the file grows is nobody's law.
+        readonly = readonly and offset + length <= chosen.size
+        self._mmap(self.pids[which % len(self.pids)], length, chosen, offset, shared, noreserve, readonly)
+
+    def _mmap(self, pid: int, length: int, file: ShadowFile, offset: int, shared: bool, noreserve: bool, readonly: bool) -> None:
         address = self._call(
-            "mmap", pid, length, file=number, offset=offset, shared=shared, noreserve=noreserve
+            "mmap",
+            pid,
+            length,
+            file=file.number,
+            offset=offset,
+            shared=shared,
+            noreserve=noreserve,
+            writable=not readonly,
         )
-        where = f"f{number}, {offset}" if chosen is not None else "anonymous"
-        kind = ("shared" if shared else "private") + (", noreserve" if noreserve else "")
+        where = "anonymous" if file.number is None else f"f{file.number}, {offset}"
+        kind = ("shared" if shared else "private") + ", noreserve" * noreserve + ", read-only" * readonly
         shown = hex(address) if address > 0 else address
         old, new = self._after(f"{shown} = mmap(p{pid}, {length}, {where}, {kind})")
-        flags = VM_WRITE | (VM_MAYSHARE if shared else 0) | (VM_NORESERVE if noreserve else 0)
-        if chosen is None:
-            chosen = ShadowFile(None, length, self.world.new_map(private=False), open=False)
-        self._judge_mmap(old, new, address, chosen, offset, length, flags, pid)
+        flags = VM_WRITE * (not readonly) | VM_MAYSHARE * shared | VM_NORESERVE * noreserve
+        self._judge_mmap(old, new, address, file, offset, length, flags, pid)
         self._settle()
 
     def _judge_mmap(
@@ -234,36 +261,40 @@ class MemoryManagerMachine(RuleBasedStateMachine):
             if file not in self.world.inodes:
                 self.world.inodes.append(file)
             vma = self.world.mapped(pid, address, length, file, offset, flags)
-        call = Reenacted(
-            "hugetlb_reserve_pages", old, new, inode=file, frm=offset, to=offset + length, vma=vma, charge=None
-        )
+        call = Reenacted("hugetlb_reserve_pages", old, new, inode=file, frm=offset, to=offset + length, vma=vma, charge=None)
         if not flags & VM_NORESERVE and mapped_shared(vma):
             call.did("prepare")
         call.write(file.resv_map, "regions", before, file.resv_map.coverage())
         call.judge("HTLB-RSV-024", "HTLB-RSV-025", "HTLB-RSV-026", "HTLB-RSV-007", result=result)
 
     @precondition(lambda self: self.world.vmas)
-    @rule(which=pick, first=st.integers(0, 3), length=st.integers(1, 4))
+    @rule(which=pick, first=pages, length=lengths)
     @recorded
     def munmap(self, which: int, first: int, length: int) -> None:
         """A mapping, or a part of it, goes."""
-        vma = self.world.vmas[which % len(self.world.vmas)]
-        first %= vma.npages
-        length = min(length, vma.npages - first)
-        start = vma.start + first * self.world.huge_page_size
+        vma, start, length = self.world.part(which, first, length)
         result = self._call("munmap", vma.pid, start, length)
         old, new = self._after(f"{result} = munmap(p{vma.pid}, {start:#x}, {length})")
         if result == 0:
+            middle = vma.start < start and start + length * self.world.huge_page_size < vma.end
+            refs = 0 if vma.map is None else vma.map.refs
             inside = self.world.cut(vma.pid, start, length)
             kept = sum(outstanding_private(v) for v in inside)
             if not self._closing(inside):
                 self._judge_close(old, new, inside, kept)
+            if middle and vma.map is not None:
+                call = Reenacted("do_munmap", old, new)
+                call.did("split")
+                call.did("split")
+                call.write(vma.map, "refs", refs, vma.map.refs)
+                call.called("hugetlb_vm_op_close", map=vma.map, released=kept)
+                call.judge("HTLB-VMA-015", result=result)
         self._settle()
 
     # -- accesses --------------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.world.vmas)
-    @rule(which=pick, page=st.integers(0, 3))
+    @rule(which=pick, page=pages)
     @recorded
     def read(self, which: int, page: int) -> None:
         """A load."""
@@ -274,17 +305,67 @@ class MemoryManagerMachine(RuleBasedStateMachine):
         self._judge_access(vma, address, None, value, old, new)
 
     @precondition(lambda self: self.world.vmas)
-    @rule(which=pick, page=st.integers(0, 3), value=st.integers(1, 255))
+    @rule(which=pick, page=pages, value=st.integers(1, 255))
     @recorded
     def write(self, which: int, page: int, value: int) -> None:
         """A store."""
         vma = self.world.vmas[which % len(self.world.vmas)]
         address = vma.start + page % vma.npages * self.world.huge_page_size
+        alone = self.world.sole_user(vma, vma.index(address))
+        before = self._page_at(vma, address) if alone else None
         result = self._call("write", vma.pid, address, value)
         old, new = self._after(f"{result!r} = write(p{vma.pid}, {address:#x}, {value})")
+        if alone and vma.writable:
+            call = Reenacted("hugetlb_cow", old, new)
+            call.did("sole_user", count=1)
+            call.did("pte_mkwrite" if before == self._page_at(vma, address) else "copy")
+            call.judge("HTLB-COW-002", result=self._fault_result(result, ambiguous=True))
         self._judge_access(vma, address, value, result, old, new)
 
+    # Runs of calls that chance alone seldom makes; the history has them one by one.
+
+    @precondition(lambda self: self.world.vmas and len(self.pids) < PROCESSES)
+    @rule(which=pick, page=pages, value=st.integers(1, 255), child_writes=st.booleans(), child_first=st.booleans())
+    def copy_on_write(self, which: int, page: int, value: int, child_writes: bool, child_first: bool) -> None:
+        """A page is written, inherited, written by one of the two, and read by both."""
+        vma = self.world.vmas[which % len(self.world.vmas)]
+        where = vma.pid, vma.start
+        self._at(where, self.write, page=page, value=value)
+        self.fork(which=self.pids.index(vma.pid))
+        child = self.pids[-1], vma.start
+        self._at(child if child_writes else where, self.write, page=page, value=value % 255 + 1)
+        for each in (child, where) if child_first else (where, child):
+            self._at(each, self.read, page=page)
+
+    @precondition(lambda self: self.world.vmas and self.open_files)
+    @rule(which=pick, page=pages, value=st.integers(1, 255), size=st.integers(0, 4))
+    def cut_under_mapping(self, which: int, page: int, value: int, size: int) -> None:
+        """A page of a file is written, the file is cut, and the page is read."""
+        mapped = [v for v in self.world.vmas if v.vm_file.open]
+        if mapped:
+            vma = mapped[which % len(mapped)]
+            where = vma.pid, vma.start
+            self._at(where, self.write, page=page, value=value)
+            self.truncate(which=self.open_files.index(vma.vm_file), size=size)
+            self._at(where, self.read, page=page)
+
+    def _at(self, where: tuple[int, int], access: Callable[..., None], **arguments: int) -> None:
+        """Apply a rule to the mapping of a process at an address."""
+        access(which=[(v.pid, v.start) for v in self.world.vmas].index(where), **arguments)
+
+    def _page_at(self, vma: ShadowVma, address: int) -> Hashable:
+        return self.mm.page_at(vma.pid, address) if "page_at" in self.mm.capabilities else None
+
     def _judge_access(
+        self, vma: ShadowVma, address: int, value: int | None, result: int, old: PoolCounters, new: PoolCounters
+    ) -> None:
+        view = AccessView(value is None or vma.writable)
+        Reenacted("access", old, new).judge("HTLB-ERR-008", result=result, old=view, new=view)
+        if view.allowed:
+            self._judge_fault(vma, address, value, result, old, new)
+        self._settle()
+
+    def _judge_fault(
         self, vma: ShadowVma, address: int, value: int | None, result: int, old: PoolCounters, new: PoolCounters
     ) -> None:
         idx = vma.index(address)
@@ -297,14 +378,15 @@ class MemoryManagerMachine(RuleBasedStateMachine):
         if need and not beyond and not robbed:
             call.did("availability_test")
         call.judge("HTLB-FLT-008", "HTLB-ERR-002", "HTLB-RSV-022", result=fault, old=view, new=view)
-        if fault is VM_FAULT_OOM and (not need or old.free_huge_pages > old.resv_huge_pages):
+        if not need or old.free_huge_pages > old.resv_huge_pages:
             # There was a page to be had, so nobody had to fail.
             REGISTRY["HTLB-FLT-029"].demand(Enough(call.operation))
         if result >= 0:
             took = new.free_huge_pages < old.free_huge_pages
+            if took:
+                REGISTRY["HTLB-RSV-023"].demand(Decided(old, new, drew=view.reserved))
             page = self.world.touched(vma, idx, value is not None, took_page=took)
             self._judge_content(call, page, value, result)
-        self._settle()
 
     def _fault_result(self, result: int, *, ambiguous: bool) -> VmFault:
         """What the fault must have answered; `ambiguous` where SIGBUS can also stand for a shortage."""
@@ -337,42 +419,41 @@ class MemoryManagerMachine(RuleBasedStateMachine):
 
     # -- files and the pool ----------------------------------------------------------------------------------------------
 
-    @precondition(lambda self: any(f.open for f in self.files))
+    @precondition(lambda self: self.open_files)
     @rule(which=pick, size=st.integers(0, 4))
     @recorded
     def truncate(self, which: int, size: int) -> None:
         """The file gets shorter or longer."""
-        files = [f for f in self.files if f.open]
-        file = files[which % len(files)]
+        file = self.open_files[which % len(self.open_files)]
+        blocks = self.free_blocks
         result = self._call("truncate", file.number, size)
-        before, cached = file.resv_map.coverage(), len(file.pages)
-        shrinks = size < file.size or "SIZE_CHANGE_DROPS_BEYOND" in self.adaptations
+        before, cached, promised = file.resv_map.coverage(), len(file.pages), outstanding_shared(file)
+        charged = self.world.charged(file)
         old, new = self._after(f"{result} = truncate(f{file.number}, {size})")
         if result == 0:
-            if shrinks:
-                restored = self.world.truncated(file, size)
-                call = Reenacted("hugetlb_vmtruncate", old, new, inode=file)
-                call.write(file.resv_map, "regions", before, file.resv_map.coverage())
-                for _ in range(cached - len(file.pages)):
-                    call.did("cache_remove")
-                if not restored:
-                    call.judge("HTLB-RSV-028")
-            file.size = size
+            restored = self.world.truncated(file, size)
+            call = Reenacted("hugetlb_vmtruncate", old, new, inode=file)
+            call.write(file.resv_map, "regions", before, file.resv_map.coverage())
+            for _ in range(cached - len(file.pages)):
+                call.did("cache_remove")
+            if not restored:
+                call.judge("HTLB-RSV-028")
+            if not restored and blocks is not None:
+                call.write("sb", "free_blocks", blocks, self.free_blocks)
+                call.called("hugetlb_unreserve_pages", dropped=promised - outstanding_shared(file), freed=0)
+                for _ in range(charged - self.world.charged(file)):
+                    call.called("free_huge_page", was_charged=True)
+                call.judge("HTLB-TRN-006")
         self._settle()
 
-    @rule(count=st.integers(0, 6))
+    @precondition(lambda self: self.world.vmas)
+    @rule(count=st.integers(0, 8))
     @recorded
     def set_nr_hugepages(self, count: int) -> None:
         """The pool is resized."""
         reached = self._call("set_nr_hugepages", count)
         self._after(f"{reached} = set_nr_hugepages({count})")
         self._settle()
-
-    def _call(self, name: str, *args: Any, **kwargs: Any) -> int:
-        result = getattr(self.mm, name)(*args, **kwargs)
-        if not isinstance(result, int):
-            raise ImplementationFailure(f"{name}() returned {type(result).__name__}, not int")
-        return result
 
 
 #: What this machine can judge, whatever the implementation shows.

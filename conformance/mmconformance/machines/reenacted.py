@@ -34,6 +34,10 @@ class Reenacted:
         self.recorder.seq += 1
         self.recorder.current.events.append(Event(kind, self.operation, (), self.recorder.seq, data))
 
+    def called(self, name: str, **facts: Any) -> None:
+        """A function that the call must have called, with what is known of that."""
+        self.recorder.leave(self.recorder.enter(name, facts))
+
     def judge(self, *ids: str, result: Any = None, **views: Any) -> None:
         """Evaluate these invariants over the call.
 
@@ -111,6 +115,19 @@ class Enough:
     def operations(self, *names: str) -> list[Operation]:
         """The one."""
         return [self.operation]
+
+
+@attrs.frozen
+class Decided:
+    """The section in which a fault has taken its page, with the counters around it; `drew` if from the reserve."""
+
+    old: PoolCounters
+    new: PoolCounters
+    drew: bool
+
+    def did(self, kind: str) -> bool:
+        """What is known of the section."""
+        return kind == "availability_test" or (kind == "draw" and self.drew)
 
 
 @attrs.frozen

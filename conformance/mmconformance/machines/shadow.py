@@ -93,6 +93,10 @@ class ShadowVma:
         """Whether the process may write."""
         return bool(self.vm_flags & VM_WRITE)
 
+    @writable.setter
+    def writable(self, allowed: bool) -> None:
+        self.vm_flags = self.vm_flags | VM_WRITE if allowed else self.vm_flags & ~VM_WRITE
+
 
 @attrs.define(eq=False)
 class ShadowWorld:
@@ -114,6 +118,12 @@ class ShadowWorld:
     def vma_at(self, pid: int, address: int) -> ShadowVma | None:
         """The mapping of the process that contains the address."""
         return next((v for v in self.vmas if v.pid == pid and v.start <= address < v.end), None)
+
+    def part(self, which: int, first: int, length: int) -> tuple[ShadowVma, int, int]:
+        """One of the mappings, and in it an address and a number of huge pages from there."""
+        vma = self.vmas[which % len(self.vmas)]
+        first %= vma.npages
+        return vma, vma.start + first * self.huge_page_size, min(length, vma.npages - first)
 
     def of(self, pid: int) -> list[ShadowVma]:
         """The mappings of the process."""
@@ -153,7 +163,10 @@ class ShadowWorld:
         below = (at - vma.start) // self.huge_page_size
         lower = attrs.evolve(vma, npages=below, pages={i: p for i, p in vma.pages.items() if i < vma.lo + below})
         upper = attrs.evolve(
-            vma, start=at, lo=vma.lo + below, npages=vma.npages - below,
+            vma,
+            start=at,
+            lo=vma.lo + below,
+            npages=vma.npages - below,
             pages={i: p for i, p in vma.pages.items() if i >= vma.lo + below},
         )
         where = self.vmas.index(vma)
@@ -189,6 +202,35 @@ class ShadowWorld:
             file.pages.pop(idx).holders -= 1
         file.resv_map.covered = {i for i in file.resv_map.covered if i < size}
         return restored
+
+    def forgotten(self, vma: ShadowVma, first: int, length: int) -> None:
+        """MADV_DONTNEED has succeeded on so many offsets."""
+        self._zapped([(vma, i) for i in range(first, first + length) if i in vma.pages])
+
+    def punched(self, file: ShadowFile, first: int, end: int) -> None:
+        """The offsets [first, end) of the file have been emptied."""
+        self._zapped([(v, i) for v in self.vmas if v.vm_file is file for i in v.pages if first <= i < end])
+        gone = {i for i in file.pages if first <= i < end}
+        for idx in gone:
+            file.pages.pop(idx).holders -= 1
+        keeps = "PUNCH_KEEPS_EMPTY_PROMISES" in self.adaptations
+        file.resv_map.covered -= gone if keeps else set(range(first, end))
+
+    def instantiated(self, file: ShadowFile, offsets: list[int]) -> None:
+        """fallocate has given pages to these offsets of the file."""
+        for idx in offsets:
+            file.pages[idx] = ShadowPage(holders=1)
+            file.resv_map.covered.add(idx)
+
+    def charged(self, file: ShadowFile) -> int:
+        """The pages of the file and of its private mappings."""
+        mapped = {id(p) for v in self.vmas if v.vm_file is file for p in v.pages.values()}
+        return len(mapped | {id(p) for p in file.pages.values()})
+
+    def sole_user(self, vma: ShadowVma, idx: int) -> bool:
+        """Whether a private mapping has the page of the offset for itself."""
+        page = vma.pages.get(idx)
+        return page is not None and page.holders == 1 and not vma.shared
 
     def _zapped(self, entries: list[tuple[ShadowVma, int]]) -> int:
         """These entries are gone; how many owners have their reservations back, where the release does that."""

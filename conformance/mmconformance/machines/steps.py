@@ -49,7 +49,7 @@ def preconditions(rule: Any) -> list[Callable[[Any], bool]]:
     return list(found.preconditions) if found is not None else []
 
 
-def shortest(make: Callable[[], Any], steps: list[Step], id_: str, attempts: int = 400) -> tuple[list[Step], Any]:
+def shortest(make: Callable[[], Any], steps: list[Step], id_: str, attempts: int) -> tuple[list[Step], Any]:
     """Leave out steps as long as the invariant is still violated; what is left, and the machine that made it.
 
     Hypothesis has made the arguments small; what it leaves is sometimes longer than it needs to be.

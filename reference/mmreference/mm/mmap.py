@@ -216,6 +216,22 @@ async def do_mprotect(mm: Mm, address: int, length: int, writable: bool) -> int:
     return 0
 
 
+@operation()
+async def madvise_dontneed(mm: Mm, address: int, length: int) -> int:
+    """Forget what is mapped in `length` bytes from the address; a file keeps its pages. 0 or -EINVAL.
+
+    The sources' releases answer -EINVAL for huge pages; later ones do this.
+    """
+    size = mm.system.arch.huge_page_size
+    if address % size or length % size or length <= 0:
+        return -errno.EINVAL
+    end = address + length
+    async with mm.mmap_sem.read():
+        for vma in [v for v in mm.vmas if v.vm_start < end and address < v.vm_end]:
+            await unmap_hugepage_range(vma, max(address, vma.vm_start), min(end, vma.vm_end))
+    return 0
+
+
 async def _change_protection(mm: Mm, vma: Vma) -> None:
     if vma.vm_flags & VM_WRITE:
         return

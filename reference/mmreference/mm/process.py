@@ -21,7 +21,7 @@ from mmreference.mm.system import System
 from mmreference.mm.vma import VM_WRITE, Mm, Pte, Vma, hugetlb_vm_op_open
 from mmspec.contracts import operation
 from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, Signal
-from mmspec.invariants.hugetlb.views import fork_view
+from mmspec.invariants.hugetlb.views import access_view, fork_view
 from mmspec.trace import emit, note
 
 
@@ -87,7 +87,7 @@ async def mmput(mm: Mm) -> None:
     mm.system.forget_mm(mm)
 
 
-@operation()
+@operation(view=access_view)
 async def access(mm: Mm, address: int, value: int | None) -> int:
     """Read (`value` None) or write memory at the address in bytes: the value read, 0, or a `Signal`."""
     write = value is not None

@@ -20,16 +20,14 @@ async def hugetlb_setattr(inode: Inode, size: int) -> int:
     if size < 0:
         return -errno.EINVAL
     async with inode.i_mutex:
-        if size < inode.i_size:
-            await hugetlb_vmtruncate(inode, size)
-        else:
-            i_size_write(inode, size)
+        # Also where the file grows: a mapping that may not write can have promises beyond the end.
+        await hugetlb_vmtruncate(inode, size)
     return 0
 
 
 @operation()
 async def hugetlb_vmtruncate(inode: Inode, size: int) -> None:
-    """Shorten the file, with `i_mutex` held: size first, then mappings, then pages, then reservations."""
+    """Set the size, with `i_mutex` held: size first, then mappings, then pages, then reservations."""
     async with inode.fault_sem.write():
         inode.system.pool.books.withdraw(covered_beyond(inode, size))
         inode.truncating = size

@@ -22,7 +22,7 @@ class MemoryManager(icontract.DBC):
     """
 
     #: Names of the optional operations that this implementation has: `dontneed`, `punch_hole`, `fallocate`,
-    #: `set_overcommit`, `mprotect`, `page_at`, `mappings`.
+    #: `set_overcommit`, `mprotect`, `page_at`, `mappings`, `quota_free`. Without the last no quota is set.
     capabilities: frozenset[str] = frozenset()
 
     @property
@@ -125,7 +125,10 @@ class MemoryManager(icontract.DBC):
         raise NotImplementedError
 
     def fallocate(self, file: int, offset: int, length: int) -> int:
-        """Instantiate pages in a range of the file; 0, `-ENOMEM` or `-ENOSPC` (optional)."""
+        """Instantiate pages in a range of the file, in order; 0, `-ENOMEM` or `-ENOSPC` (optional).
+
+        Success makes a shorter file reach to the end of the range. An error keeps the pages that were had before it.
+        """
         raise NotImplementedError
 
     def mprotect(self, pid: int, address: int, length: int, writable: bool) -> int:

@@ -44,7 +44,6 @@ class Adaptation(Enum):
     PUNCH_KEEPS_EMPTY_PROMISES = "a hole drops pages and the promises behind them, not promises without a page"
     QUOTA_MMAP_IS_ENOMEM = "mmap beyond the quota: -ENOMEM"
     ANONYMOUS_OUTSIDE_QUOTA = "anonymous mappings never charge the file system"
-    SIZE_CHANGE_DROPS_BEYOND = "truncate drops pages and promises beyond the new size also when the file grows"
     NONE = "nothing"
 
 
@@ -99,8 +98,7 @@ TABLE: tuple[Difference, ...] = (
         until=None,
         sentence="When the owner of a private mapping must copy and no page is left, it takes the page from its "
         "children, whose next access to it ends with SIGBUS.",
-        source="'hugetlb: guarantee that COW faults for a process that called mmap(MAP_PRIVATE) on hugetlbfs will "
-        "succeed', 2008",
+        source="'hugetlb: guarantee that COW faults for a process that called mmap(MAP_PRIVATE) on hugetlbfs will succeed', 2008",
         adaptation=Adaptation.OWNER_TAKES_FROM_OTHERS,
         setup=Setup(1),
         demonstration="spawn(); mmap(p1, 1); write(p1, m1, 1); fork(p1); write(p1, m1, 2); read(p2, m1)",
@@ -242,8 +240,7 @@ TABLE: tuple[Difference, ...] = (
         kind=Kind.RULE,
         since=None,
         until=None,
-        sentence="A mapping that the quota refuses ends with ENOMEM: the file system turns each failed reservation "
-        "into that.",
+        sentence="A mapping that the quota refuses ends with ENOMEM: the file system turns each failed reservation into that.",
         source="the mmap method of hugetlbfs, every release; observed on 6.18",
         adaptation=Adaptation.QUOTA_MMAP_IS_ENOMEM,
         setup=Setup(2, quota=1),
@@ -264,19 +261,6 @@ TABLE: tuple[Difference, ...] = (
         demonstration="spawn(); mmap(p1, 2)",
         counters=(2, 2, 2, 0),
         quota_free=1,
-    ),
-    Difference(
-        key="growing-drops-promises",
-        kind=Kind.RULE,
-        since=None,
-        until=None,
-        sentence="Setting the size of a file drops promises beyond the new size also where the file grows; a mapping "
-        "that may not write has left such promises.",
-        source="the size change of hugetlbfs calls the truncation for every new size; observed on 6.18",
-        adaptation=Adaptation.SIZE_CHANGE_DROPS_BEYOND,
-        setup=Setup(3),
-        demonstration="spawn(); create_file(0); mmap(p1, 3, file=f0, shared=True, writable=False); truncate(f0, 1)",
-        counters=(3, 3, 1, 0),
     ),
     Difference(
         key="failed-fault-keeps-quota",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, VM_FAULT_SIGBUS
+from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, Signal
 from mmspec.invariant import TENTATIVE, Over, postcondition
 from mmspec.invariants.hugetlb.terms import NO_PAGE, RETRY, is_shortage, own_effects
 from mmspec.logic import VACUOUS, Truth, implies
-from mmspec.sources import gibson, whitcroft
+from mmspec.sources import field, gibson, whitcroft
 from mmspec.trace import Operation, Run
 
 FAULT_PARTS = ("hugetlb_no_page", "hugetlb_cow")
@@ -34,9 +34,7 @@ def allocation_errors_map_one_to_one(op: Operation, result: Any) -> Truth:
 )
 def end_of_file_wins_over_shortage(op: Operation, old: Any, new: Any, result: Any) -> Truth:
     """Beyond the end of the file a fault MUST report SIGBUS, not out of memory, also with an empty pool."""
-    return implies(
-        old.idx >= max(old.size, new.size) and not op.did("pte_alloc_failed"), lambda: result is VM_FAULT_SIGBUS
-    )
+    return implies(old.idx >= max(old.size, new.size) and not op.did("pte_alloc_failed"), lambda: result is VM_FAULT_SIGBUS)
 
 
 @postcondition("HTLB-ERR-003", on=FAULT_PARTS, source=gibson("H-nopage-a"))
@@ -45,9 +43,7 @@ def quota_is_sigbus_and_pool_is_oom(op: Operation, result: Any) -> Truth:
     if op.did("quota_exhausted"):
         return result is VM_FAULT_SIGBUS
     calls = op.calls("alloc_huge_page")
-    return implies(
-        calls and calls[-1].result == NO_PAGE and not op.calls("unmap_ref_private"), lambda: result is VM_FAULT_OOM
-    )
+    return implies(calls and calls[-1].result == NO_PAGE and not op.calls("unmap_ref_private"), lambda: result is VM_FAULT_OOM)
 
 
 @postcondition("HTLB-ERR-004", on=("hugetlb_reserve_pages",), source=whitcroft("H-reserve"))
@@ -68,9 +64,7 @@ def error_names_its_cause(op: Operation, result: Any) -> Truth:
     """
     if result is VM_FAULT_SIGBUS:
         size = op.one("size_test")
-        return (size is not None and size.idx >= size.size) or op.did(
-            "quota_exhausted", "insert_failed", "unmapped_for_owner"
-        )
+        return (size is not None and size.idx >= size.size) or op.did("quota_exhausted", "insert_failed", "unmapped_for_owner")
     return implies(
         result is VM_FAULT_OOM,
         lambda: (
@@ -108,3 +102,23 @@ def minor_fault_without_entry_has_a_reason(op: Operation, result: Any) -> Truth:
 def no_assertion_in_reach_of_users(run: Run) -> Truth:
     """Assertions of the kernel MUST NOT be reachable by what users do; an error is returned instead."""
     return not run.facts.get("assertions")
+
+
+@postcondition(
+    "HTLB-ERR-008",
+    on=("access",),
+    source=field("base"),
+    fields=("vma.vm_flags",),
+    functions=("hugetlb_fault",),
+    interfaces=("MemoryManager",),
+    would_catch="protection that is lost when mprotect splits a mapping",
+)
+def forbidden_access_is_sigsegv(op: Operation, old: Any, new: Any, result: Any) -> Truth:
+    """An access where nothing is mapped, or a write through a mapping without VM_WRITE, MUST end with SIGSEGV and change
+    no counter; an access that the mapping allows MUST NOT end so.
+    """
+    if old.allowed != new.allowed:
+        return VACUOUS
+    if old.allowed:
+        return result != Signal.SIGSEGV
+    return result == Signal.SIGSEGV and not own_effects(op)

@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from mmspec.invariants.hugetlb.terms import mapped_shared, owner, private_map, reserved, used
+from mmspec.invariants.hugetlb.terms import VM_WRITE, mapped_shared, owner, private_map, reserved, used
 from mmspec.trace import Recorder
 
 
@@ -31,9 +31,20 @@ def fault_view(vma: Any, address: int) -> FaultView:
         recorder.current.op.noted.setdefault("reserved_at_entry", outstanding)
     shared = mapped_shared(vma)
     promised = idx in vma.vm_file.resv_map.coverage() if shared else owner(vma)
-    return FaultView(
-        outstanding, promised, idx, vma.vm_file.i_size, resv_map is not None and idx in resv_map.coverage()
-    )
+    return FaultView(outstanding, promised, idx, vma.vm_file.i_size, resv_map is not None and idx in resv_map.coverage())
+
+
+@attrs.frozen(slots=True)
+class AccessView:
+    """Around an access: whether the mapping at the address allows it."""
+
+    allowed: bool
+
+
+def access_view(mm: Any, address: int, value: int | None) -> AccessView:
+    """See :class:`AccessView`."""
+    vma = mm.find_vma(address)
+    return AccessView(vma is not None and (value is None or bool(vma.vm_flags & VM_WRITE)))
 
 
 @attrs.frozen(slots=True)

@@ -102,11 +102,7 @@ def split_moves_no_promise(op: Operation, result: int, vma: Any) -> Truth:
     """A split MUST leave counters, regions and consumption unchanged, and raise `refs` by one if there is a map."""
     return implies(
         result == 0,
-        lambda: (
-            not own_counters(op)
-            and region_growth(op) == 0
-            and op.delta("refs") == (0 if private_map(vma) is None else 1)
-        ),
+        lambda: not own_counters(op) and region_growth(op) == 0 and op.delta("refs") == (0 if private_map(vma) is None else 1),
     )
 
 
@@ -189,9 +185,7 @@ def lifetime_balance_is_zero(run: Run) -> Truth:
     return every(balance[name] == 0 for name in gone if name in balance)
 
 
-@postcondition(
-    "HTLB-VMA-015", on=("do_munmap",), source=whitcroft("M2"), fields=(*RESV, *CLAIM), interfaces=("MemoryManager",)
-)
+@postcondition("HTLB-VMA-015", on=("do_munmap",), source=whitcroft("M2"), fields=(*RESV, *CLAIM), interfaces=("MemoryManager",))
 def unmapping_the_middle_leaves_two(op: Operation, result: int) -> Truth:
     """Unmapping the middle of a mapping MUST leave two VMAs with the same map, and release only the middle's
     remainder.
@@ -202,7 +196,7 @@ def unmapping_the_middle_leaves_two(op: Operation, result: int) -> Truth:
     return op.delta("refs") == 1 and op.delta("resv_huge_pages") == -closes[0].released
 
 
-@postcondition("HTLB-VMA-016", on=("mmput",), source=whitcroft("M5"), fields=CLAIM, interfaces=("MemoryManager",))
+@postcondition("HTLB-VMA-016", on=("mmput",), source=whitcroft("M5"), fields=CLAIM)
 def exit_closes_everything(op: Operation) -> Truth:
     """Exit MUST close every VMA, return what each has left, and drop its maps, even if children still map the pages."""
     mm = op.mm
@@ -286,9 +280,7 @@ def fork_shares_pages_read_only(op: Operation, old: Any, result: Any) -> Truth:
         return VACUOUS
     child = result
     shared = {
-        vpn: mapped_shared(v)
-        for v in child.vmas
-        for vpn in range(v.vm_start // v.huge_page_size, v.vm_end // v.huge_page_size)
+        vpn: mapped_shared(v) for v in child.vmas for vpn in range(v.vm_start // v.huge_page_size, v.vm_end // v.huge_page_size)
     }
     copied = child.ptes.keys() == old.entries.keys() and child.file_rss == old.rss
     return copied and all(
