@@ -19,10 +19,10 @@ from mmconformance.adapters.kernel import RunningKernel, available
 from mmconformance.adapters.kernel.differences import TABLE, Adaptation, Difference, Kind, adaptations
 from mmconformance.adapters.kernel.operations import Operation, Player, Symbol, parse, parse_all, replay
 from mmconformance.adapters.kernel.probe import kernel_release
-from mmconformance.adapters.kernel.program import write_program
+from mmconformance.adapters.kernel.program import Finding, write_program
 from mmconformance.adapters.kernel.settings import SettingsGuard, pool_directory
 from mmspec.errors import ImplementationFailure, Signal, UsageError
-from mmspec.state import Mapping, Setup
+from mmspec.state import Mapping, PoolCounters, Setup
 
 HUGE = 2 << 20
 POOL = pool_directory(HUGE)
@@ -428,6 +428,14 @@ class TestReplay:
         done = self.run_alone(tmp_path, write_program(Setup(1), operations, expected=steps))
         assert done.returncode == 1, done.stdout + done.stderr
         assert "BROKEN expectation: result 0, (total, free, reserved, surplus) (1, 1, 1, 0)" in done.stdout
+
+    @pytest.mark.parametrize(("result", "status"), [(0, 1), (-errno.ENOMEM, 0)])
+    def test_a_standalone_program_shows_what_was_found(self, tmp_path: Path, result: int, status: int) -> None:
+        operations = parse_all("spawn(); mmap(p1, 1)")
+        finding = Finding(2, result, PoolCounters(1, 1, 1), "HTLB-RSV-024", "a sentence")
+        done = self.run_alone(tmp_path, write_program(Setup(1), operations, finding=finding))
+        assert done.returncode == status, done.stdout + done.stderr
+        assert ("BROKEN HTLB-RSV-024: a sentence" in done.stdout) is bool(status)
 
 
 class TestDifferences:

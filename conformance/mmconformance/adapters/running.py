@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from mmconformance.machines.memory_manager import MemoryManagerMachine
 from mmconformance.machines.steps import Step, perform
 from mmconformance.verdicts import Failure
-from mmspec.errors import Signal
+from mmspec.errors import Signal, Violation
 from mmspec.state import Setup
 
 
@@ -40,9 +42,12 @@ class _Noting:
     def __getattr__(self, name: str) -> Any:
         from mmconformance.adapters.kernel.operations import KINDS
 
-        if name in KINDS:
-            return lambda *args, **options: self._player.call(name, *args, **options)
-        return getattr(self._player.manager, name)
+        return functools.partial(self._noted, name) if name in KINDS else getattr(self._player.manager, name)
+
+    def _noted(self, name: str, *args: Any, **options: Any) -> int:
+        result: int = self._player.call(name, *args, **options)
+        self.result = min(result, 0) if name == "mmap" else result
+        return result
 
 
 def standalone(steps: list[Step], failure: Failure, kernel: Any) -> str:
@@ -51,21 +56,39 @@ def standalone(steps: list[Step], failure: Failure, kernel: Any) -> str:
     `MMSPEC_FINDINGS` names the directory, `.mmspec/findings` is the usual one.
     """
     from mmconformance.adapters.kernel.operations import Player
-    from mmconformance.adapters.kernel.program import write_program
+    from mmconformance.adapters.kernel.program import Finding, write_program
 
-    manager = _Noting(Player(kernel))
+    player = Player(kernel)
+    manager = _Noting(player)
     driver = kernel_machine()
+    found: list[Finding] = []
 
     class Machine(driver):  # type: ignore[valid-type, misc]
         def subject(self) -> Any:
             return manager
+
+        def note(self) -> None:
+            last = len(player.operations), manager.result, self.counters
+            found.append(Finding(*last, failure.id, failure.sentence))
+
+        def teardown(self) -> None:
+            stopped = isinstance(sys.exc_info()[1], Violation)
+            if stopped:
+                self.note()
+            try:
+                super().teardown()
+            finally:
+                if not stopped:
+                    self.note()
 
     perform(Machine(), steps)
     directory = Path(os.environ.get("MMSPEC_FINDINGS", ".mmspec/findings"))
     path = directory / f"{failure.id.lower().replace('-', '_')}.py"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        text = write_program(manager.setup, manager._player.operations, title=failure.sentence, name=path.name)
+        text = write_program(
+            manager.setup, player.operations, title=failure.sentence, name=path.name, finding=found[0] if found else None
+        )
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         return f"could not be written: {error.strerror}"

@@ -100,6 +100,7 @@ class MemoryManagerMachine(OptionalCalls, RuleBasedStateMachine):
         old, new = self.counters, self._observe()
         self._say(f"{line}    # {new.nr_huge_pages} total, {new.free_huge_pages} free, {new.resv_huge_pages} reserved")
         self.counters = self.world.pool = new
+        self.world.surplus = old.surplus_huge_pages
         for id_ in ("HTLB-RSV-001", "HTLB-POOL-007", "HTLB-RSV-002", "HTLB-OBS-001", "HTLB-OBS-003"):
             REGISTRY[id_].demand(new)
         if self.quota is not None:

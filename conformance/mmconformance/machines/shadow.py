@@ -6,6 +6,7 @@ use, so the same predicates judge it together with the counters that the impleme
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import attrs
@@ -104,6 +105,8 @@ class ShadowWorld:
 
     huge_page_size: int
     pool: PoolCounters
+    surplus: int = 0
+    """Surplus pages, in huge pages, as the call that is being followed has met them."""
     inodes: list[ShadowFile] = attrs.field(factory=list)
     vmas: list[ShadowVma] = attrs.field(factory=list)
     names: int = 0
@@ -234,15 +237,18 @@ class ShadowWorld:
 
     def _zapped(self, entries: list[tuple[ShadowVma, int]]) -> int:
         """These entries are gone; how many owners have their reservations back, where the release does that."""
-        gone = [(vma, idx, vma.pages.pop(idx)) for vma, idx in entries]
-        for _, _, page in gone:
-            page.holders -= 1
-        if "UNMAP_RESTORES_RESERVATION" not in self.adaptations or self.pool.surplus_huge_pages:
-            return 0
-        owned = [(vma.map, idx) for vma, idx, page in gone if vma.map is not None and page.holders == 0]
-        for resv_map, idx in owned:
-            resv_map.covered.discard(idx)
-        return len(owned)
+        restored = 0
+        for vma, own in itertools.groupby(entries, key=lambda entry: entry[0]):
+            gone = [(idx, vma.pages.pop(idx)) for _, idx in own]
+            for _, page in gone:
+                page.holders -= 1
+            freed = [idx for idx, page in gone if page.holders == 0]
+            if vma.map is not None and "UNMAP_RESTORES_RESERVATION" in self.adaptations and not self.surplus:
+                vma.map.covered -= set(freed)
+                restored += len(freed)
+            # The mapping's pages are freed together, after it has been zapped.
+            self.surplus = max(0, self.surplus - len(freed))
+        return restored
 
     def forked(self, parent: int, child: int) -> None:
         """fork has succeeded."""

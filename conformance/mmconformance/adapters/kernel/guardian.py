@@ -20,17 +20,27 @@ PATIENCE = 10.0
 
 def put_back(values: list[tuple[str, int]]) -> bool:
     """Write each value to its file; whether all read back as written."""
-    for path, value in values:
-        with contextlib.suppress(OSError), open(path, "w") as file:
-            file.write(str(value))
-    reached = True
-    for path, value in values:
-        try:
-            with open(path) as file:
-                reached = reached and int(file.read()) == value
-        except OSError:
-            reached = False
-    return reached
+    with contextlib.suppress(OSError):
+        for path, value in values:
+            _write(path, value)
+        for path, value in values:
+            seen = _read(path)
+            if seen > value:
+                # Free surplus pages stay until they have become a part of the persistent pool.
+                _write(path, seen)
+                _write(path, value)
+        return all(_read(path) == value for path, value in values)
+    return False
+
+
+def _read(path: str) -> int:
+    with open(path) as file:
+        return int(file.read())
+
+
+def _write(path: str, value: int) -> None:
+    with open(path, "w") as file:
+        file.write(str(value))
 
 
 def main(descriptor: int, program: int) -> None:

@@ -6,8 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import attrs
+
 from mmconformance.adapters.kernel.operations import Operation, Step, Symbol, Value
-from mmspec.state import Setup
+from mmspec.state import PoolCounters, Setup
 
 #: The laws that such a program checks by itself: id, sentence, predicate as text.
 LAWS = (
@@ -69,6 +71,9 @@ EXPECTED = [
 {expected}
 ]
 
+# What shows the finding: the operation's number, its result and the counters after it, and which law that breaks; or None.
+FINDING = {finding}
+
 # -- machinery: system calls on raw addresses, processes, the run ------------------------------------------------------
 
 '''
@@ -77,7 +82,7 @@ _FOOT = """
 
 if __name__ == "__main__":
     program = Program(
-        OPERATIONS, LAWS, EXPECTED, huge_page=HUGE_PAGE, pool=POOL, overcommit=OVERCOMMIT, quota=QUOTA
+        OPERATIONS, LAWS, EXPECTED, FINDING, huge_page=HUGE_PAGE, pool=POOL, overcommit=OVERCOMMIT, quota=QUOTA
     )
     sys.exit(program.main())
 """
@@ -107,6 +112,23 @@ def _line(operation: Operation) -> str:
     return f'    ("{operation}", {operation.name!r}, ({args}), {{{options}}}),'
 
 
+@attrs.frozen
+class Finding:
+    """What the running kernel did in operation `number` (counted from 1) that breaks the law `id`."""
+
+    number: int
+    result: int
+    counters: PoolCounters
+    id: str
+    sentence: str
+
+
+def _four(counters: PoolCounters) -> tuple[int, int, int, int]:
+    return (
+        counters.nr_huge_pages, counters.free_huge_pages, counters.resv_huge_pages, counters.surplus_huge_pages
+    )  # fmt: skip
+
+
 def write_program(
     setup: Setup,
     operations: Sequence[Operation],
@@ -114,12 +136,14 @@ def write_program(
     title: str = "A run of huge-page operations.",
     name: str = "run.py",
     expected: Sequence[Step | None] = (),
+    finding: Finding | None = None,
     huge_page_bytes: int = 2 << 20,
 ) -> str:
     """The text of a program that performs exactly these system calls and says which law is broken.
 
     :param title: the first line of the program's description: what it shows.
     :param expected: what the law demands to see after each operation, where it is more than :data:`LAWS`.
+    :param finding: what was seen, where the broken law is none of :data:`LAWS`.
     """
     imports, body = set[str](), []
     for module in (_MODULE, "standalone"):
@@ -128,12 +152,12 @@ def write_program(
         # One file is one namespace.
         body.append(text if module == _MODULE else re.sub(rf"\b{_MODULE}\.", "", text))
     demands = [
-        "    None,"
-        if step is None
-        else f"    ({int(step.result)}, ({step.counters.nr_huge_pages}, {step.counters.free_huge_pages}, "
-        f"{step.counters.resv_huge_pages}, {step.counters.surplus_huge_pages})),"
-        for step in expected
+        "    None," if step is None else f"    ({int(step.result)}, {_four(step.counters)})," for step in expected
     ]
+    if finding is not None and finding.id not in {identity for identity, _, _ in LAWS}:
+        told = repr((finding.number, finding.result, _four(finding.counters), finding.id, finding.sentence))
+    else:
+        told = "None"
     laws = [
         f"    (\n        {identity!r},\n        {sentence!r},\n"
         f"        lambda counters, end, quota_free, quota: {predicate},\n    ),"
@@ -150,5 +174,6 @@ def write_program(
         quota=setup.quota,
         laws="\n".join(laws),
         expected="\n".join(demands),
+        finding=told,
     )
     return head + "\n\n\n".join(body) + "\n" + _FOOT

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from mmconformance.adapters.kernel.guardian import put_back
 from mmspec.errors import UsageError
 from mmspec.state import PoolCounters
 
@@ -172,10 +173,9 @@ class SettingsGuard:
     def _tell(self, line: str) -> None:
         os.write(self._pipe, line.encode() + b"\n")
 
-    def restore(self) -> None:
-        """Put the settings back, and keep holding them."""
-        for path, value in self.values:
-            Path(path).write_text(str(value))
+    def restore(self) -> bool:
+        """Put the settings back, and keep holding them; whether that went well at once."""
+        return put_back(self.values)
 
     def release(self) -> None:
         """Put the settings back and let go of them. Without effect in a forked child or a second time."""
@@ -183,10 +183,10 @@ class SettingsGuard:
             return
         atexit.unregister(self.release)
         try:
-            self.restore()
-            self._tell("done")
+            if self.restore():
+                self._tell("done")
         finally:
-            # Without "done" the guardian takes over.
+            # Without "done" the guardian takes over, and has more patience.
             os.close(self._pipe)
             if self._guardian is not None:
                 self._guardian.wait()
