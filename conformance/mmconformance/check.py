@@ -27,7 +27,8 @@ from mmconformance.engines.lanes import text_lanes
 from mmconformance.engines.sampled import Sampled, run_machine, run_plans
 from mmconformance.machines.memory_manager import MemoryManagerMachine
 from mmconformance.machines.reservation_map import ReservationMapMachine
-from mmconformance.replaying import keep_steps, replay_command
+from mmconformance.machines.steps import Step
+from mmconformance.replaying import keep_steps, machine_of, replay_command, violation_of
 from mmconformance.report.progress import Say
 from mmconformance.scenarios import DRILLS, SCENARIOS, drill, program
 from mmconformance.scenarios.drills import ClearLast
@@ -233,6 +234,8 @@ class _Profile:
         # Only of the reference is it known which variant it is.
         self.judge = Judge.of(job.arch, job.variant) if job.target.kind == "reference" else Judge()
         self.failures: dict[str, Failure] = {}
+        self.steps: dict[str, list[Step]] = {}
+        """The steps of a state machine that made the failure's run."""
         self.operations = 0
         self.cut_short = ""
         # Each profile draws examples of its own, the same whichever others are run.
@@ -369,6 +372,7 @@ class _Profile:
         if self.job.target.kind == "kernel":
             failure.run += [f"standalone program: {standalone(found.steps, failure, self._make())}"]
         if failure.id not in self.failures:
+            self.steps[failure.id] = found.steps
             failure.replay_command = keep_steps(
                 self.job.arch, self.job.variant, self.job.target.name, self.job.target.interface, found.steps, failure.id
             )
@@ -394,12 +398,23 @@ class _Profile:
         return True
 
     def _find_roots(self) -> None:
-        """Whatever other failures imply is named there as a consequence."""
+        """Whatever other failures explain is named there as a consequence."""
+        reasons = {id_: self._reasons(id_) for id_ in self.failures}
+
+        def roots(id_: str, seen: frozenset[str]) -> set[str]:
+            found = {root for r in reasons[id_] - seen for root in roots(r, seen | {r})}
+            return found or {id_}
+
         for id_ in self.failures:
-            for root in self._roots(id_) - {id_}:
+            for root in roots(id_, frozenset({id_})) - {id_}:
                 self.failures[root].consequences.append(id_)
 
-    def _roots(self, id_: str) -> set[str]:
-        """The failures that explain this one: itself, if no other one does."""
-        reasons = [r for r in REGISTRY[id_].implied_by if r in self.failures]
-        return {root for reason in reasons for root in self._roots(reason)} or {id_}
+    def _reasons(self, id_: str) -> set[str]:
+        """The other failures that bring this one along: by their meaning, or because its run breaks them before."""
+        reasons = {r for r in REGISTRY[id_].implied_by if r in self.failures}
+        if id_ in self.steps:
+            machine = machine_of(self.job.target, self.job.arch, self.job.variant)
+            first, made = violation_of(self.steps[id_], machine, Judge())
+            if first is not None and len(made.steps) < len(self.steps[id_]):
+                reasons |= {first.invariant.id} & self.failures.keys()
+        return reasons - {id_}

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from mmconformance.adapters.loading import load_target
+from mmconformance.adapters.loading import Target, load_target
 from mmconformance.adapters.running import kernel_machine
 from mmconformance.engines.execution import Execution
 from mmconformance.engines.replay import Recording, digest, load, save
@@ -72,37 +72,44 @@ class Replayed:
     """Of a program: its one execution."""
 
 
+def machine_of(target: Target, arch: str, variant: str) -> Callable[[], Any]:
+    """What makes the state machine by which implementations of that kind are driven, with the target as its subject."""
+    driver = kernel_machine() if target.kind == "kernel" else MemoryManagerMachine
+    base = {"MemoryManager": driver, "ReservationMap": ReservationMapMachine}[target.interface]
+
+    class Machine(base):  # type: ignore[valid-type, misc]
+        def subject(self) -> Any:
+            return target.make(arch, variant)
+
+    return Machine
+
+
 def _replay_steps(recording: Recording) -> Replayed:
     """Make the recorded steps again.
 
     :raises UsageError: if the implementation cannot be loaded, or the steps are not those of its machine.
     """
     target = load_target(None if recording.implementation == "reference" else recording.implementation)
-    driver = kernel_machine() if target.kind == "kernel" else MemoryManagerMachine
-    base = {"MemoryManager": driver, "ReservationMap": ReservationMapMachine}[target.interface]
     judge = Judge.of(recording.arch, recording.variant) if target.kind == "reference" else Judge()
-
-    class Machine(base):  # type: ignore[valid-type, misc]
-        def subject(self) -> Any:
-            return target.make(recording.arch, recording.variant)
-
+    machine = machine_of(target, recording.arch, recording.variant)
     try:
         steps = [(str(name), dict(arguments)) for name, arguments in recording.program["steps"]]
-        violation, log = _violation(judge, Machine, steps)
+        violation, made = violation_of(steps, machine, judge)
         first = violation
         # What else the run violates may come before what it was recorded for.
         while violation is not None and violation.invariant.id != recording.violates:
             judge.ignore([violation.invariant.id])
-            violation, log = _violation(judge, Machine, steps)
+            violation, made = violation_of(steps, machine, judge)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UsageError("the recording holds steps that this version does not know") from None
-    return Replayed(violation or first, log)
+    return Replayed(violation or first, made.log)
 
 
-def _violation(judge: Judge, machine: Callable[[], Any], steps: list[Step]) -> tuple[Violation | None, list[str]]:
+def violation_of(steps: list[Step], machine: Callable[[], Any], judge: Judge) -> tuple[Violation | None, Any]:
+    """What the judge finds first when a new machine makes the steps; and the machine."""
     with judging(judge), recording_of(Recorder()):
         made = machine()
-        return perform(made, steps), made.log
+        return perform(made, steps), made
 
 
 def replay(path: Path) -> Replayed:

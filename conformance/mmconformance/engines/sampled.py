@@ -58,6 +58,8 @@ def _recorded(record: bool) -> Iterator[None]:
 
 #: Seconds beyond the end of its time that a search may use to make a failing run shorter.
 SHRINKING = 30.0
+#: Runs that a search may use for that; then steps are left out one by one.
+SHRINKS = 500
 
 
 class _TimeIsUp(KeyboardInterrupt):
@@ -81,10 +83,13 @@ def run_machine(
     clock = deadline or Deadline()
     failing: list[tuple[Violation, list[Step]]] = []
     searching = True
+    shrinks = 0
 
     class Machine(machine):  # type: ignore[valid-type, misc]
         def __init__(self) -> None:
-            if searching and clock.passed(SHRINKING if failing else 0.0):
+            nonlocal shrinks
+            shrinks += bool(failing)
+            if searching and (clock.passed(SHRINKING if failing else 0.0) or shrinks > SHRINKS):
                 raise _TimeIsUp
             # Each example has a history of its own.
             Recorder.active = Recorder() if record else None
@@ -98,7 +103,8 @@ def run_machine(
                 super().teardown()
             finally:
                 problem = sys.exc_info()[1]
-                if isinstance(problem, Violation):
+                # What is tried while shrinking is smaller than all that failed before.
+                if isinstance(problem, Violation) and (not failing or failing[0][0].invariant is problem.invariant):
                     failing[:] = [(problem, self.steps)]
 
     with _recorded(record):

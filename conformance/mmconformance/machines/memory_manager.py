@@ -7,6 +7,8 @@ the vocabulary of the specification.
 
 from __future__ import annotations
 
+import errno
+import sys
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -14,16 +16,35 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from mmconformance.machines.optional_calls import OptionalCalls, pages, pick, rarely
-from mmconformance.machines.reenacted import Blocks, Child, Content, Decided, Emptied, Ended, Enough, Reenacted
+from mmconformance.machines.reenacted import (
+    Blocks,
+    Child,
+    Content,
+    Decided,
+    Emptied,
+    Ended,
+    Enough,
+    Places,
+    Reenacted,
+    Whole,
+)
 from mmconformance.machines.shadow import VM_NORESERVE, ShadowFile, ShadowVma, ShadowWorld
 from mmconformance.machines.steps import Step, recorded
 from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, ImplementationFailure, Signal, VmFault
 from mmspec.interfaces import MemoryManager
-from mmspec.invariant import REGISTRY, Over
-from mmspec.invariants.hugetlb.terms import UNMAPPED, VM_MAYSHARE, VM_WRITE, mapped_shared, outstanding_private, outstanding_shared
+from mmspec.invariant import REGISTRY, Judge, Over, judging
+from mmspec.invariants.hugetlb.terms import (
+    NO_PAGE,
+    UNMAPPED,
+    VM_MAYSHARE,
+    VM_WRITE,
+    mapped_shared,
+    outstanding_private,
+    outstanding_shared,
+)
 from mmspec.invariants.hugetlb.views import AccessView, FaultView, VmaView
 from mmspec.state import PoolCounters, Setup
-from mmspec.trace import Event
+from mmspec.trace import Event, Operation
 
 PROCESSES = 3
 FILES = 2
@@ -74,14 +95,16 @@ class MemoryManagerMachine(OptionalCalls, RuleBasedStateMachine):
         """Everybody leaves; the pool must be as it was."""
         if not hasattr(self, "world"):
             return
+        # After a violation the shadow may not have followed the last call.
+        judge = Judge.active if sys.exc_info()[0] is None else None
         try:
-            for pid in list(self.pids):
-                self._exit(pid)
-            for file in self.open_files:
-                self._close(file)
-            REGISTRY["HTLB-RSV-029"].demand(Emptied.of(self.world, self.mm, self.quota))
-            run = Ended(self.counters)
-            REGISTRY["HTLB-LIV-007"].demand(run)
+            with judging(judge):
+                for pid in list(self.pids):
+                    self._exit(pid)
+                for file in self.open_files:
+                    self._close(file)
+                REGISTRY["HTLB-RSV-029"].demand(Emptied.of(self.world, self.mm, self.quota))
+                REGISTRY["HTLB-LIV-007"].demand(Ended(self.counters))
         finally:
             self.mm.stop()
 
@@ -95,7 +118,7 @@ class MemoryManagerMachine(OptionalCalls, RuleBasedStateMachine):
             raise ImplementationFailure(f"counters() returned {type(counters).__name__}, not PoolCounters")
         return counters
 
-    def _after(self, line: str) -> tuple[PoolCounters, PoolCounters]:
+    def _after(self, line: str, resizing: Operation | None = None) -> tuple[PoolCounters, PoolCounters]:
         """Look at the counters after a call, and judge what can be judged by them alone."""
         old, new = self.counters, self._observe()
         self._say(f"{line}    # {new.nr_huge_pages} total, {new.free_huge_pages} free, {new.resv_huge_pages} reserved")
@@ -103,6 +126,8 @@ class MemoryManagerMachine(OptionalCalls, RuleBasedStateMachine):
         self.world.surplus = old.surplus_huge_pages
         for id_ in ("HTLB-RSV-001", "HTLB-POOL-007", "HTLB-RSV-002", "HTLB-OBS-001", "HTLB-OBS-003"):
             REGISTRY[id_].demand(new)
+        REGISTRY["HTLB-POOL-008"].demand(Whole(old, new, resizing))
+        self.blocks_before = self.free_blocks
         if self.quota is not None:
             self.free_blocks = self.mm.quota_free()
             REGISTRY["HTLB-QTA-001"].demand(Blocks(self.free_blocks, self.quota))
@@ -111,6 +136,7 @@ class MemoryManagerMachine(OptionalCalls, RuleBasedStateMachine):
     def _settle(self) -> None:
         """The shadow has followed; judge the whole."""
         REGISTRY["HTLB-RSV-003"].demand(self.world)
+        REGISTRY["HTLB-POOL-003"].demand(Places.of(self.world))
 
     # -- processes -------------------------------------------------------------------------------------------------------
 
@@ -200,7 +226,7 @@ class MemoryManagerMachine(OptionalCalls, RuleBasedStateMachine):
         self._close(self.open_files[which % len(self.open_files)])
 
     def _close(self, file: ShadowFile) -> None:
-        self.mm.close_file(file.number or 0)
+        self._call("close_file", file.number)
         file.open = False
         self.world.maybe_evict(file)
         self._after(f"close_file(f{file.number})")
@@ -257,6 +283,7 @@ class MemoryManagerMachine(OptionalCalls, RuleBasedStateMachine):
     ) -> None:  # fmt: skip
         result = min(address, 0)
         before = file.resv_map.coverage()
+        charge = self.world.charge(file, offset, length, flags)
         vma = ShadowVma(pid, 0, offset, length, flags, file, None, 0, self.world.huge_page_size)
         if address > 0:
             if file not in self.world.inodes:
@@ -267,6 +294,16 @@ class MemoryManagerMachine(OptionalCalls, RuleBasedStateMachine):
             call.did("prepare")
         call.write(file.resv_map, "regions", before, file.resv_map.coverage())
         call.judge("HTLB-RSV-024", "HTLB-RSV-025", "HTLB-RSV-026", "HTLB-RSV-007", result=result)
+        call = Reenacted("hugetlb_reserve_pages", old, new, charge=charge)
+        # Releases differ in whose quota an anonymous mapping uses, and in how they say that there is none left.
+        no_quota = self.blocks_before is not None and self.blocks_before < charge
+        if no_quota and result == -errno.ENOSPC:
+            call.called("hugetlb_get_quota", result=1)
+        call.judge("HTLB-RSV-027", "HTLB-ERR-004", result=result)
+        if result == 0 or not no_quota:
+            call = Reenacted("hugetlb_acct_memory", old, new, delta=charge)
+            call.decided(old, new)
+            call.judge("HTLB-RSV-006", result=result)
 
     @precondition(lambda self: self.world.vmas)
     @rule(which=pick, first=pages, length=lengths)
@@ -323,6 +360,14 @@ class MemoryManagerMachine(OptionalCalls, RuleBasedStateMachine):
             call.judge("HTLB-COW-002", result=self._fault_result(result, ambiguous=True))
         self._judge_access(vma, address, value, result, old, new)
 
+    @precondition(lambda self: any(v.npages > 2 for v in self.world.vmas))
+    @rule(which=pick)
+    def munmap_middle(self, which: int) -> None:
+        """A mapping falls in two."""
+        found = [v for v in self.world.vmas if v.npages > 2]
+        vma = found[which % len(found)]
+        self._at((vma.pid, vma.start), self.munmap, first=1, length=vma.npages - 2)
+
     # Runs of calls that chance alone seldom makes; the history has them one by one.
 
     @precondition(lambda self: self.world.vmas and len(self.pids) < PROCESSES)
@@ -338,17 +383,35 @@ class MemoryManagerMachine(OptionalCalls, RuleBasedStateMachine):
         for each in (child, where) if child_first else (where, child):
             self._at(each, self.read, page=page)
 
-    @precondition(lambda self: self.world.vmas and self.open_files)
+    @precondition(lambda self: self._of_open_files())
     @rule(which=pick, page=pages, value=st.integers(1, 255), size=st.integers(0, 4))
     def cut_under_mapping(self, which: int, page: int, value: int, size: int) -> None:
         """A page of a file is written, the file is cut, and the page is read."""
-        mapped = [v for v in self.world.vmas if v.vm_file.open]
-        if mapped:
-            vma = mapped[which % len(mapped)]
-            where = vma.pid, vma.start
-            self._at(where, self.write, page=page, value=value)
-            self.truncate(which=self.open_files.index(vma.vm_file), size=size)
-            self._at(where, self.read, page=page)
+        found = self._of_open_files()
+        vma = found[which % len(found)]
+        where = vma.pid, vma.start
+        self._at(where, self.write, page=page, value=value)
+        self.truncate(which=self.open_files.index(vma.vm_file), size=size)
+        self._at(where, self.read, page=page)
+
+    @precondition(lambda self: self.pids and len(self.world.vmas) < MAPPINGS and self._of_open_files())
+    @rule(which=pick, who=pick, page=pages, shared=st.booleans(), noreserve=rarely, instead=st.booleans())
+    def map_again(self, which: int, who: int, page: int, shared: bool, noreserve: bool, instead: bool) -> None:
+        """The same part of a file is mapped once more, beside the first mapping or instead of it, and read."""
+        found = self._of_open_files()
+        vma = found[which % len(found)]
+        file, offset, length = self.open_files.index(vma.vm_file), vma.lo, vma.npages
+        if instead:
+            self._at((vma.pid, vma.start), self.munmap, first=0, length=length)
+        before = list(self.world.vmas)
+        self.mmap_file(
+            which=who, length=length, file=file, offset=offset, shared=shared, noreserve=noreserve, readonly=False
+        )
+        for new in [v for v in self.world.vmas if v not in before]:
+            self._at((new.pid, new.start), self.read, page=page)
+
+    def _of_open_files(self) -> list[ShadowVma]:
+        return [v for v in self.world.vmas if v.vm_file.open]
 
     def _at(self, where: tuple[int, int], access: Callable[..., None], **arguments: int) -> None:
         """Apply a rule to the mapping of a process at an address."""
@@ -374,11 +437,19 @@ class MemoryManagerMachine(OptionalCalls, RuleBasedStateMachine):
         robbed = bool(vma.vm_private_data & UNMAPPED) and idx not in vma.pages
         need = self.world.needs_page(vma, idx, value is not None)
         view = self._fault_view(vma, idx)
-        fault = self._fault_result(result, ambiguous=not beyond and not robbed)
+        no_quota = need and not view.reserved and self.blocks_before == 0
+        fault = self._fault_result(result, ambiguous=not beyond and not robbed and not no_quota)
         call = Reenacted("hugetlb_fault", old, new, vma=vma, address=address, write=value is not None)
         if need and not beyond and not robbed:
             call.did("availability_test")
-        call.judge("HTLB-FLT-008", "HTLB-ERR-002", "HTLB-RSV-022", result=fault, old=view, new=view)
+        call.did("size_test", idx=idx, size=vma.vm_file.size)
+        if no_quota:
+            call.did("quota_exhausted")
+        if robbed:
+            call.did("unmapped_for_owner")
+        if need and old.free_huge_pages <= old.resv_huge_pages:
+            call.called("alloc_huge_page", result=NO_PAGE)
+        call.judge("HTLB-FLT-008", "HTLB-ERR-002", "HTLB-RSV-022", "HTLB-ERR-005", result=fault, old=view, new=view)
         if not need or old.free_huge_pages > old.resv_huge_pages:
             # There was a page to be had, so nobody had to fail.
             REGISTRY["HTLB-FLT-029"].demand(Enough(call.operation))
@@ -453,7 +524,11 @@ class MemoryManagerMachine(OptionalCalls, RuleBasedStateMachine):
     def set_nr_hugepages(self, count: int) -> None:
         """The pool is resized."""
         reached = self._call("set_nr_hugepages", count)
-        self._after(f"{reached} = set_nr_hugepages({count})")
+        call = Reenacted("set_max_huge_pages", self.counters, self.counters, count=count)
+        old, new = self._after(f"{reached} = set_nr_hugepages({count})", call.operation)
+        REGISTRY["HTLB-POOL-010"].demand(Whole(old, new, call.operation))
+        call.decided(old, new)
+        call.judge("HTLB-POOL-018", result=reached)
         self._settle()
 
 

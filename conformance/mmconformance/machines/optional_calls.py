@@ -11,7 +11,7 @@ from hypothesis.stateful import precondition, rule
 from mmconformance.machines.reenacted import Enough, Reenacted
 from mmconformance.machines.shadow import ShadowFile, ShadowWorld
 from mmconformance.machines.steps import recorded
-from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, ImplementationFailure
+from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, ImplementationFailure, Signal
 from mmspec.interfaces import MemoryManager
 from mmspec.invariant import REGISTRY
 from mmspec.state import PoolCounters
@@ -20,6 +20,7 @@ from mmspec.state import PoolCounters
 pick = st.integers(0, 7)
 #: A huge page of a mapping or of a file.
 pages = st.integers(0, 3)
+SIGNALS = tuple(int(s) for s in Signal)
 rarely = st.sampled_from([False, False, False, True])
 
 
@@ -46,6 +47,16 @@ class OptionalCalls:
         result = getattr(self.mm, name)(*args, **kwargs)
         if not isinstance(result, int):
             raise ImplementationFailure(f"{name}() returned {type(result).__name__}, not int")
+        usual, what = {
+            "mmap": (result > 0 and result % self.mm.huge_page_bytes == 0, "an address of a huge page or an errno"),
+            "fork": (result > 0, "a pid or an errno"),
+            "read": (0 <= result <= 255, "a value from 0 to 255 or a signal"),
+            "write": (result == 0, "0 or a signal"),
+            "set_nr_hugepages": (result >= 0, "a number of pages"),
+        }.get(name, (result == 0, "0 or an errno"))
+        failed = result in SIGNALS if name in ("read", "write") else result < 0 and name not in ("exit", "set_nr_hugepages")
+        if not usual and not failed:
+            raise ImplementationFailure(f"{name}() returned {result}, not {what}")
         return result
 
     @precondition(lambda self: self.world.vmas and "mprotect" in self.mm.capabilities)

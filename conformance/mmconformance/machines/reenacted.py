@@ -34,9 +34,15 @@ class Reenacted:
         self.recorder.seq += 1
         self.recorder.current.events.append(Event(kind, self.operation, (), self.recorder.seq, data))
 
-    def called(self, name: str, **facts: Any) -> None:
+    def called(self, name: str, result: Any = None, **facts: Any) -> None:
         """A function that the call must have called, with what is known of that."""
-        self.recorder.leave(self.recorder.enter(name, facts))
+        operation = self.recorder.enter(name, facts)
+        operation.result = result
+        self.recorder.leave(operation)
+
+    def decided(self, old: PoolCounters, new: PoolCounters) -> None:
+        """The call has changed the pool in one section of its lock."""
+        self.operation.sections.append(Whole(old, new, self.operation))  # type: ignore[arg-type]
 
     def judge(self, *ids: str, result: Any = None, **views: Any) -> None:
         """Evaluate these invariants over the call.
@@ -128,6 +134,59 @@ class Decided:
     def did(self, kind: str) -> bool:
         """What is known of the section."""
         return kind == "availability_test" or (kind == "draw" and self.drew)
+
+
+@attrs.frozen
+class Whole:
+    """A call as one section; `op` is None if it was none that resizes the pool."""
+
+    old: PoolCounters
+    new: PoolCounters
+    op: Operation | None
+
+    def delta(self, field: str) -> int:
+        """How the counter differs."""
+        return int(getattr(self.new, field) - getattr(self.old, field))
+
+
+@attrs.frozen
+class Lists:
+    """The free pages, as many as are counted."""
+
+    nr_huge_pages: int
+    hugepage_freelists: dict[int, list[int]]
+
+
+@attrs.frozen
+class Entry:
+    """A page-table entry."""
+
+    page: Any
+
+
+@attrs.frozen
+class Tables:
+    """What a process has mapped."""
+
+    ptes: dict[tuple[Any, int], Entry]
+
+
+@attrs.frozen
+class Places:
+    """Where pages are: free, in a page cache, or mapped."""
+
+    pool: Lists
+    inodes: list[Any]
+    mms: list[Tables]
+    pages: tuple[Any, ...] = ()
+
+    @classmethod
+    def of(cls, world: ShadowWorld) -> Places:
+        """As the shadow knows it, with the free pages that are counted."""
+        counters = world.pool
+        mapped = {(vma, idx): Entry(page) for vma in world.vmas for idx, page in vma.pages.items()}
+        free = list(range(counters.free_huge_pages))
+        return cls(Lists(counters.nr_huge_pages, {0: free}), world.inodes, [Tables(mapped)])
 
 
 @attrs.frozen

@@ -128,6 +128,13 @@ class ShadowWorld:
         first %= vma.npages
         return vma, vma.start + first * self.huge_page_size, min(length, vma.npages - first)
 
+    def charge(self, file: ShadowFile, offset: int, length: int, flags: int) -> int:
+        """How many pages an mmap has to promise."""
+        if flags & VM_NORESERVE:
+            return 0
+        asked = set(range(offset, offset + length))
+        return len(asked - file.resv_map.covered if flags & VM_MAYSHARE else asked)
+
     def of(self, pid: int) -> list[ShadowVma]:
         """The mappings of the process."""
         return [v for v in self.vmas if v.pid == pid]

@@ -506,6 +506,89 @@ class IgnoresProtection(Right):
         return 0 if self.split(pid, address, length) else -errno.EINVAL
 
 
+class StaleContent(Right):
+    """A page comes with what its last user has left in it."""
+
+    last = 0
+
+    def drop(self, page):
+        super().drop(page)
+        if page.users == 0:
+            self.last = page.value
+
+    def take(self, file, promises, key):
+        page = super().take(file, promises, key)
+        if isinstance(page, Page):
+            page.value = self.last
+        return page
+
+
+class RefusesNoreserve(Right):
+    """A mapping without reserve needs free pages all the same."""
+
+    def mmap(self, pid, length, *, noreserve=False, **options):
+        if noreserve and self.free - self.resv < length:
+            return -errno.ENOMEM
+        return super().mmap(pid, length, noreserve=noreserve, **options)
+
+
+class RefusesLast(Right):
+    """The last free page is never promised."""
+
+    def reserve(self, file, count):
+        return -errno.ENOMEM if count and self.resv + count >= self.free else super().reserve(file, count)
+
+
+class WrongError(Right):
+    """A shortage is an invalid argument."""
+
+    def reserve(self, file, count):
+        return -errno.EINVAL if super().reserve(file, count) else 0
+
+
+class ClaimsSize(Right):
+    """The pool says that it has the size asked for."""
+
+    def set_nr_hugepages(self, count):
+        super().set_nr_hugepages(count)
+        return count
+
+
+class NeverExtends(Right):
+    """A writable mapping beyond the end of a file leaves the file as short as it was."""
+
+    def mmap(self, pid, length, *, file=None, **options):
+        size = 0 if file is None else self.files[file].size
+        address = super().mmap(pid, length, file=file, **options)
+        if file is not None:
+            self.files[file].size = size
+        return address
+
+
+class UnmapEmptiesFile(Right):
+    """A file loses the pages that a shared mapping of it has shown."""
+
+    def close(self, pid, area):
+        for offset in map(area.offset, area.addresses()) if area.shared and area.file.named else ():
+            if offset in area.file.pages:
+                self.drop(area.file.pages.pop(offset))
+        super().close(pid, area)
+
+
+class ReadCopies(Right):
+    """A private mapping has a page of its own as soon as it reads one of the file."""
+
+    def lookup(self, area, offset, address):
+        cached = area.file.pages.get(offset)
+        page = super().lookup(area, offset, address)
+        if cached is None or page is not cached or area.shared:
+            return page
+        page = self.take(area.file, area.claim, address)
+        if isinstance(page, Page):
+            page.value = cached.value
+        return page
+
+
 class Lacking:
     """Nearly nothing."""
 
@@ -527,6 +610,14 @@ class WrongType(Right):
 
     def counters(self):
         return (self.nr, self.free, self.resv)
+
+
+class Talkative(Right):
+    """A store answers with how many pages it has written."""
+
+    def write(self, pid, address, value):
+        result = super().write(pid, address, value)
+        return 1 if result == 0 else result
 
 
 class Looping(Right):

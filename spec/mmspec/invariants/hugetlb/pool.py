@@ -6,7 +6,7 @@ from typing import Any
 
 from mmspec.invariant import QUIESCENT, TENTATIVE, Over, postcondition, precondition, state_invariant, transition
 from mmspec.invariants.hugetlb.terms import allocating, own_counters
-from mmspec.logic import Truth, implies
+from mmspec.logic import VACUOUS, Truth, implies
 from mmspec.sources import field, gibson, whitcroft
 from mmspec.trace import Event, Operation, Section
 
@@ -57,6 +57,7 @@ def node_counters_sum_up(pool: Any) -> Truth:
     source=gibson("H-decl", "D3"),
     fields=("hstate.nr_huge_pages",),
     functions=("alloc_huge_page", "free_huge_page", "set_max_huge_pages"),
+    interfaces=("MemoryManager",),
 )
 def every_page_is_somewhere(world: Any) -> Truth:
     """With nothing in flight, `nr_huge_pages` MUST equal the number of pages that are on a free list, in a page cache,
@@ -164,6 +165,7 @@ def counters_in_range(pool: Any) -> Truth:
     source=gibson("H-alloc", "H-free"),
     fields=("hstate.nr_huge_pages",),
     functions=("set_max_huge_pages", "gather_surplus_pages"),
+    interfaces=("MemoryManager",),
 )
 def only_resizing_changes_the_size(section: Section) -> Truth:
     """`nr_huge_pages` MUST change only while the pool is resized, or together with `surplus_huge_pages`.
@@ -205,6 +207,7 @@ def counted_before_free(event: Event) -> Truth:
     fields=("hstate.nr_huge_pages", "hstate.resv_huge_pages"),
     functions=("set_max_huge_pages",),
     would_catch="pool shrink that kept max(count, resv) pages in all and counted the ones in use among them",
+    interfaces=("MemoryManager",),
 )
 def shrinking_spares_the_reserve(section: Section) -> Truth:
     """Shrinking the pool MUST leave at least as many free pages as are reserved, however small the requested size.
@@ -356,3 +359,21 @@ def availability_is_a_comparison(section: Section) -> Truth:
         and not op.get("policy_refused"),
         lambda: (not section.did("dequeue")) == (section.old.free_huge_pages <= section.old.resv_huge_pages),
     )
+
+
+@postcondition(
+    "HTLB-POOL-018",
+    on=("set_max_huge_pages",),
+    source=field("base"),
+    fields=("hstate.nr_huge_pages",),
+    interfaces=("MemoryManager",),
+    would_catch="a pool that says it has grown where there was no memory",
+)
+def resizing_answers_with_the_size_reached(op: Operation, result: int) -> Truth:
+    """Resizing MUST answer with the `nr_huge_pages` that was reached, which MUST NOT be further from the old size than the
+    size asked for.
+    """
+    if not op.alone or not op.sections:
+        return VACUOUS
+    old, new = op.sections[0].old.nr_huge_pages, op.sections[-1].new.nr_huge_pages
+    return result == new and min(old, op.count) <= new <= max(old, op.count)

@@ -147,6 +147,7 @@ def at_most_one_draw_is_pending(pool: Any) -> Truth:
     fields=RESV_FREE,
     locks=("hugetlb_lock",),
     would_catch="two mappings that each fit and together exceed the pool (chunked overcommit)",
+    interfaces=("MemoryManager",),
 )
 def request_granted_exactly_if_covered(op: Operation, result: int) -> Truth:
     """A request for delta > 0 promises MUST be granted exactly if `resv_huge_pages` + delta can be covered by free and
@@ -167,6 +168,7 @@ def request_granted_exactly_if_covered(op: Operation, result: int) -> Truth:
     source=whitcroft("H-reserve"),
     fields=RESV,
     would_catch="a reservation map leaked by each mmap that failed (CVE-2012-2390)",
+    interfaces=("MemoryManager",),
 )
 def failed_reservation_leaves_nothing(op: Operation, result: int) -> Truth:
     """A failed reservation MUST leave counters, quota, region coverage, the VMA's private data and the population of
@@ -524,6 +526,7 @@ def noreserve_is_not_charged(op: Operation) -> Truth:
     on=("hugetlb_reserve_pages",),
     source=whitcroft("H-reserve", "H-count"),
     fields=RESV,
+    interfaces=("MemoryManager",),
 )
 def empty_charge_succeeds(op: Operation, result: int) -> Truth:
     """A request whose charge is 0 MUST succeed without changing any counter."""

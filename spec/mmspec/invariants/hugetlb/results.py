@@ -46,7 +46,9 @@ def quota_is_sigbus_and_pool_is_oom(op: Operation, result: Any) -> Truth:
     return implies(calls and calls[-1].result == NO_PAGE and not op.calls("unmap_ref_private"), lambda: result is VM_FAULT_OOM)
 
 
-@postcondition("HTLB-ERR-004", on=("hugetlb_reserve_pages",), source=whitcroft("H-reserve"))
+@postcondition(
+    "HTLB-ERR-004", on=("hugetlb_reserve_pages",), source=whitcroft("H-reserve"), interfaces=("MemoryManager",)
+)
 def reserve_has_two_errors(op: Operation, result: int) -> Truth:
     """A reserve request MUST return -ENOMEM when map, region memory or pages are missing and -ENOSPC when quota is, with
     nothing half done.
@@ -57,7 +59,7 @@ def reserve_has_two_errors(op: Operation, result: int) -> Truth:
     return result == (-errno.ENOSPC if no_quota else -errno.ENOMEM) and not own_effects(op)
 
 
-@postcondition("HTLB-ERR-005", on=("hugetlb_fault",), source=gibson("D1", "R1"))
+@postcondition("HTLB-ERR-005", on=("hugetlb_fault",), source=gibson("D1", "R1"), interfaces=("MemoryManager",))
 def error_names_its_cause(op: Operation, result: Any) -> Truth:
     """An error MUST name a condition that the fault has really met: SIGBUS the end of the file, quota, a failed insertion
     or a page taken away; out of memory a page table, region memory or a huge page that was refused.
