@@ -23,10 +23,9 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:class", r"mmreference\.kernel\.slab\.T"),
     (r"py:.*", r"(?!mm(spec|reference|conformance)\.).*"),
-    # What the API reference leaves out on purpose: private names, type variables, the bodies of the reference.
+    # What the API reference leaves out on purpose: private names and type variables.
     (r"py:.*", r"mm\w+(\.\w+)*\._\w+"),
     (r"py:.*", r"mm\w+(\.\w+)*\.[A-Z]"),
-    (r"py:.*", r"mmreference\.mm\..*"),
 ]
 
 html_theme = "furo"

@@ -12,7 +12,9 @@ Directives:
     an index
 `mmspec-traceability:: SOURCE`
     source anchors and the invariants that rest on them
-`mmspec-architectures::`, `mmspec-mutants::`, `mmspec-scenarios::`, `mmspec-variants::`
+`mmspec-judged:: INTERFACE`
+    the invariants that can be judged through an interface
+`mmspec-architectures::`, `mmspec-mutants::`, `mmspec-scenarios::`, `mmspec-variants::`, `mmspec-differences::`
     tables
 """
 
@@ -35,6 +37,7 @@ import mmreference.manager  # noqa: F401 - its contracts fill CITED_BY
 import mmspec
 import mmspec.invariants
 from mmspec.contracts import CITED_BY
+from mmspec.interfaces import INTERFACES
 from mmspec.invariant import REGISTRY, VARIANTS, Invariant
 from mmspec.sources import SOURCES
 
@@ -438,6 +441,38 @@ class Variants(Generated):
         return table(["variant", "invariants"], rows)
 
 
+class Judged(Generated):
+    """The invariants that can be judged through an interface."""
+
+    required_arguments = 1
+
+    def lines(self) -> list[str]:
+        interface = self.arguments[0]
+        if interface not in INTERFACES:
+            raise self.error(f"no interface {interface}; known are {', '.join(INTERFACES)}")
+        members = sorted((i for i in REGISTRY if interface in i.interfaces), key=lambda i: i.id)
+        return table(["invariant", "relation"], [[link(i), rst(words(i))] for i in members], "25 75")
+
+
+class Differences(Generated):
+    """Where the running kernel's rules differ from those of the reference."""
+
+    def lines(self) -> list[str]:
+        rows = [
+            [f"``{d.key}``", d.kind.value, releases(d.since, d.until), rst(d.sentence), rst(d.source)]
+            for d in optional("mmconformance.adapters.kernel.differences", "TABLE")
+        ]
+        return table(["key", "kind", "releases", "difference", "source"], rows, "18 8 12 36 26")
+
+
+def releases(since: tuple[int, ...] | None, until: tuple[int, ...] | None) -> str:
+    """A range of kernel releases; the second is the first one outside."""
+    first, end = (".".join(map(str, r)) if r else "" for r in (since, until))
+    if first:
+        return f"{first} to before {end}" if end else f"since {first}"
+    return f"before {end}" if end else "all"
+
+
 def check_pages(app: Sphinx, env: Any) -> None:
     """Each area has a page."""
     for area in areas():
@@ -457,6 +492,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
         "mutants": Mutants,
         "scenarios": Scenarios,
         "variants": Variants,
+        "judged": Judged,
+        "differences": Differences,
     }.items():
         app.add_directive(f"mmspec-{name}", directive)
     app.connect("env-check-consistency", check_pages)
