@@ -118,7 +118,9 @@ def _checked(target: Target, arch: str, variant: str, engine: str, budget: float
     _need_contracts()
     archs = [a.name for a in architectures(arch)]
     if target.kind == "kernel":
-        archs = archs[:1]
+        from mmconformance.adapters.kernel.probe import host_profile
+
+        archs = [host_profile()]
     with progress(target.name) as say:
         report = run(
             target, archs=archs, variants=variants_of(variant), engine=engine, budget=budget, seed=seed, progress=say

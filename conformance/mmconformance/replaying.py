@@ -51,8 +51,8 @@ def keep_steps(arch: str, variant: str, implementation: str, interface: str, ste
 
 def _keep(recording: Recording) -> str:
     # The same run has the same name, another one that violates the same invariant does not replace it.
-    name = f"{recording.violates}-{recording.arch}-{recording.variant}-{digest(recording)}.json"
-    path = replay_directory() / name
+    parts = (recording.violates, recording.arch, recording.variant, digest(recording))
+    path = replay_directory() / f"{'-'.join(filter(None, parts))}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save(path, recording)

@@ -38,7 +38,7 @@ class Signal(IntEnum):
 
     SIGBUS = -7
     SIGKILL = -9
-    """The out-of-memory killer; kernels from 2.6.31 on send SIGBUS where the huge-page pool is empty."""
+    """The out-of-memory killer; kernels from 2.6.34 on send SIGBUS where the huge-page pool is empty."""
     SIGSEGV = -11
 
     def __repr__(self) -> str:

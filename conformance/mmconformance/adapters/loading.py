@@ -207,8 +207,19 @@ def guarded(instance: Any, interface: str) -> Any:
             body[name] = _caller(interface, name, original)
         elif hasattr(instance, name):
             body[name] = getattr(instance, name)
+    body["__repr__"] = lambda self: _told(instance)
     cls = type(f"Guarded{interface}", (base,), body)
     return cls()
+
+
+def _told(instance: Any) -> str:
+    """What reports say of it: its regions, if it has any."""
+    name = type(instance).__name__
+    with judging(None):
+        try:
+            return f"{name}({list(instance.regions)})"
+        except Exception:
+            return name
 
 
 def _subject(self: Any) -> Any:

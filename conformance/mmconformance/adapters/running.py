@@ -11,7 +11,7 @@ from typing import Any
 from mmconformance.machines.memory_manager import MemoryManagerMachine
 from mmconformance.machines.steps import Step, perform
 from mmconformance.verdicts import Failure
-from mmspec.errors import Signal, Violation
+from mmspec.errors import Violation
 from mmspec.state import Setup
 
 
@@ -23,7 +23,6 @@ def kernel_machine() -> type[MemoryManagerMachine]:
     class KernelMachine(MemoryManagerMachine):
         """The running kernel."""
 
-        signals_oom = Signal.SIGBUS
         adaptations = frozenset(a.name for a in of_release(kernel_release()))
 
     return KernelMachine

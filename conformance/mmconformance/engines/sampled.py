@@ -125,8 +125,8 @@ def run_machine(
         else:
             searching = False
             attempts = 0 if clock.passed(SHRINKING) else 400
-            found.steps, last = shortest(Machine, found.steps, found.violation.invariant.id, attempts)
-            found.run = last.log
+            best = shortest(Machine, found.violation, found.steps, attempts)
+            found.violation, found.steps, found.run = best.violation, best.steps, best.run
     return found
 
 

@@ -61,8 +61,6 @@ class MemoryManagerMachine(OptionalCalls, RuleBasedStateMachine):
     """
 
     subject: Callable[[], MemoryManager]
-    signals_oom: Signal = Signal.SIGKILL
-    """How the subject reports that there is no huge page."""
     adaptations: frozenset[str] = frozenset()
     """See :attr:`mmconformance.machines.shadow.ShadowWorld.adaptations`."""
 
@@ -357,7 +355,7 @@ class MemoryManagerMachine(OptionalCalls, RuleBasedStateMachine):
             call = Reenacted("hugetlb_cow", old, new)
             call.did("sole_user", count=1)
             call.did("pte_mkwrite" if before == self._page_at(vma, address) else "copy")
-            call.judge("HTLB-COW-002", result=self._fault_result(result, ambiguous=True))
+            call.judge("HTLB-COW-002", result=self._fault_result(result, sigbus_is=VM_FAULT_OOM))
         self._judge_access(vma, address, value, result, old, new)
 
     @precondition(lambda self: any(v.npages > 2 for v in self.world.vmas))
@@ -438,7 +436,7 @@ class MemoryManagerMachine(OptionalCalls, RuleBasedStateMachine):
         need = self.world.needs_page(vma, idx, value is not None)
         view = self._fault_view(vma, idx)
         no_quota = need and not view.reserved and self.blocks_before == 0
-        fault = self._fault_result(result, ambiguous=not beyond and not robbed and not no_quota)
+        fault = self._fault_result(result, sigbus_is=VM_FAULT_SIGBUS if beyond or robbed or no_quota else VM_FAULT_OOM)
         call = Reenacted("hugetlb_fault", old, new, vma=vma, address=address, write=value is not None)
         if need and not beyond and not robbed:
             call.did("availability_test")
@@ -460,13 +458,12 @@ class MemoryManagerMachine(OptionalCalls, RuleBasedStateMachine):
             page = self.world.touched(vma, idx, value is not None, took_page=took)
             self._judge_content(call, page, value, result)
 
-    def _fault_result(self, result: int, *, ambiguous: bool) -> VmFault:
-        """What the fault must have answered; `ambiguous` where SIGBUS can also stand for a shortage."""
+    @staticmethod
+    def _fault_result(result: int, *, sigbus_is: VmFault) -> VmFault:
+        """What the fault must have answered; SIGBUS also stands for a shortage in releases from 2.6.34 on."""
         if result >= 0:
             return VM_FAULT_MINOR
-        if result == Signal.SIGBUS:
-            return VM_FAULT_OOM if ambiguous and self.signals_oom is Signal.SIGBUS else VM_FAULT_SIGBUS
-        return VM_FAULT_OOM
+        return sigbus_is if result == Signal.SIGBUS else VM_FAULT_OOM
 
     def _fault_view(self, vma: ShadowVma, idx: int) -> FaultView:
         from mmspec.invariants.hugetlb.terms import reserved

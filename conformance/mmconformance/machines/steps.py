@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import attrs
+
 from mmspec.errors import Violation
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -22,6 +24,15 @@ def recorded(function: F) -> F:
         function(self, **arguments)
 
     return step  # type: ignore[return-value]
+
+
+@attrs.define
+class Shortest:
+    """What is left of a failing run: its violation, the steps that it takes, and the calls with their results."""
+
+    violation: Violation
+    steps: list[Step]
+    run: list[str]
 
 
 def perform(machine: Any, steps: list[Step]) -> Violation | None:
@@ -49,26 +60,51 @@ def preconditions(rule: Any) -> list[Callable[[Any], bool]]:
     return list(found.preconditions) if found is not None else []
 
 
-def shortest(make: Callable[[], Any], steps: list[Step], id_: str, attempts: int) -> tuple[list[Step], Any]:
-    """Leave out steps as long as the invariant is still violated; what is left, and the machine that made it.
+def shortest(make: Callable[[], Any], violation: Violation, steps: list[Step], attempts: int) -> Shortest:
+    """Leave out steps as long as the same invariant is still violated.
 
     Hypothesis has made the arguments small; what it leaves is sometimes longer than it needs to be.
     """
-    machine = make()
-    perform(machine, steps)
+    best = Shortest(violation, steps, [])
+
+    def fails(candidate: list[Step]) -> bool:
+        machine = make()
+        found = perform(machine, candidate)
+        if found is None or found.invariant is not violation.invariant:
+            return False
+        best.violation, best.steps, best.run = found, machine.steps, machine.log
+        return True
+
+    fails(steps)
+    fails(_moved_down(best.steps))
     first = 1 if steps and steps[0][0] == "start" else 0
-    size = max(1, len(steps) // 2)
+    size = max(1, len(best.steps) // 2)
     while size and attempts:
         position = first
         shorter = False
-        while position < len(steps) and attempts:
+        while position < len(best.steps) and attempts:
             attempts -= 1
-            candidate = steps[:position] + steps[position + size :]
-            trial = make()
-            violation = perform(trial, candidate)
-            if violation is not None and violation.invariant.id == id_:
-                steps, machine, shorter = trial.steps, trial, True
+            if fails(best.steps[:position] + best.steps[position + size :]):
+                shorter = True
             else:
                 position += size
         size = size if shorter and size == 1 else size // 2
-    return steps, machine
+    return best
+
+
+#: Arguments from here on are offsets around some edge.
+FAR = 1 << 10
+
+
+def _moved_down(steps: list[Step]) -> list[Step]:
+    """The same steps with the far offsets near 0, at the same distances from each other.
+
+    Hypothesis lowers one argument after the other, which tears apart what has to touch.
+    """
+    far = [v for _, arguments in steps for v in arguments.values() if isinstance(v, int) and v >= FAR]
+    base = min(far, default=0)
+
+    def moved(value: Any) -> Any:
+        return value - base if isinstance(value, int) and value >= FAR else value
+
+    return [(name, {key: moved(value) for key, value in arguments.items()}) for name, arguments in steps]

@@ -292,6 +292,20 @@ TABLE: tuple[Difference, ...] = (
         counters=(0, 0, 0, 0),
         quota_free=1,
     ),
+    Difference(
+        key="failed-fallocate-keeps-quota",
+        kind=Kind.MISTAKE,
+        since=(6, 15),
+        until=None,
+        sentence="A fallocate that finds no page keeps the block of the quota that it has taken, as such a fault does.",
+        source="'mm: hugetlb: fix incorrect fallback for subpool' (a833a693a490), 2025; seen on 6.18",
+        adaptation=Adaptation.NONE,
+        setup=Setup(0, quota=1),
+        demonstration="spawn(); create_file(0); fallocate(f0, 0, 1)",
+        result=-errno.ENOSPC,
+        counters=(0, 0, 0, 0),
+        quota_free=0,
+    ),
 )
 
 

@@ -18,6 +18,13 @@ def kernel_release() -> tuple[int, int]:
     return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
 
 
+def host_profile() -> str:
+    """The name of the architecture profile that the machine has."""
+    machine, granule = platform.machine(), f"{os.sysconf('SC_PAGESIZE') >> 10}k"
+    known = {"aarch64": f"arm64-{granule}", "ppc64le": "powerpc64", "ppc64": "powerpc64", "riscv64": "riscv64-sv39"}
+    return known.get(machine, machine)
+
+
 def _memory_available() -> int:
     """Bytes that could be used now."""
     for line in Path("/proc/meminfo").read_text().splitlines():
@@ -37,6 +44,8 @@ def available(huge_page: int = 2 << 20, max_pool: int = 64) -> str | None:
         return f"the running kernel is {sys.platform}: only Linux has these interfaces"
     if platform.machine() not in syscalls.CLONE_NUMBERS:
         return f"forking on {platform.machine()} is not known here: add its clone number to syscalls.CLONE_NUMBERS"
+    if kernel_release() < (5, 3):
+        return f"Linux {platform.release()} has no pidfd_open, by which the settings are guarded: 5.3 is needed"
     if os.geteuid() != 0:
         return "not root: changing the huge-page pool needs root"
     if not directory.is_dir():
