@@ -53,7 +53,7 @@ def test_a_right_one_passes(tmp_path: Path, name: str, unseen: set[str]) -> None
         (MANAGERS + "ClaimsSize", "HTLB-POOL-018"),
         (MANAGERS + "NeverExtends", "HTLB-ERR-005"),
         (MANAGERS + "UnmapEmptiesFile", "HTLB-POOL-003"),
-        (MANAGERS + "ReadCopies", "HTLB-POOL-003"),
+        (MANAGERS + "ReadCopies", "HTLB-POOL-003 HTLB-FLT-029"),
     ],
 )
 def test_a_wrong_one_fails_by_what_describes_the_mistake(tmp_path: Path, name: str, ids: str) -> None:
