@@ -20,7 +20,7 @@ def mmspec(*arguments: str, cwd: Path, **environment: str) -> subprocess.Complet
     """Run the command to its end."""
     return subprocess.run(
         [*COMMAND, *arguments], capture_output=True, text=True, cwd=cwd, timeout=300,
-        env={**os.environ, "MMSPEC_CALL_LIMIT": "1", **environment},
+        env={**os.environ, **environment},
     )  # fmt: skip
 
 

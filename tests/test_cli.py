@@ -95,7 +95,7 @@ def test_plug_in_on_all_profiles_with_all_reports(here: Path) -> None:
     ],
 )
 def test_bad_input_gets_one_line_and_its_status(here: Path, arguments: list[str], status: int, says: str) -> None:
-    done = mmspec(*arguments, cwd=here)
+    done = mmspec(*arguments, cwd=here, MMSPEC_CALL_LIMIT="1")
     assert done.returncode == status, done.stdout + done.stderr
     assert says in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
