@@ -244,17 +244,20 @@ class ShadowWorld:
 
     def _zapped(self, entries: list[tuple[ShadowVma, int]]) -> int:
         """These entries are gone; how many owners have their reservations back, where the release does that."""
+        gone = [(vma, idx, vma.pages.pop(idx)) for vma, idx in entries]
+        last = {}
+        for vma, _, page in gone:
+            page.holders -= 1
+            last[page] = vma
+        restores = "UNMAP_RESTORES_RESERVATION" in self.adaptations
         restored = 0
-        for vma, own in itertools.groupby(entries, key=lambda entry: entry[0]):
-            gone = [(idx, vma.pages.pop(idx)) for _, idx in own]
-            for _, page in gone:
-                page.holders -= 1
-            freed = [idx for idx, page in gone if page.holders == 0]
-            if vma.map is not None and "UNMAP_RESTORES_RESERVATION" in self.adaptations and not self.surplus:
-                vma.map.covered -= set(freed)
-                restored += len(freed)
+        for vma, own in itertools.groupby(gone, key=lambda entry: entry[0]):
+            unused = {idx: page for _, idx, page in own if page.holders == 0}
+            if vma.map is not None and restores and not self.surplus:
+                vma.map.covered -= unused.keys()
+                restored += len(unused)
             # The mapping's pages are freed together, after it has been zapped.
-            self.surplus = max(0, self.surplus - len(freed))
+            self.surplus = max(0, self.surplus - sum(last[page] is vma for page in unused.values()))
         return restored
 
     def forked(self, parent: int, child: int) -> None:

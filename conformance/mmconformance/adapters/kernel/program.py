@@ -155,7 +155,7 @@ def write_program(
         "    None," if step is None else f"    ({int(step.result)}, {_four(step.counters)})," for step in expected
     ]
     if finding is not None and finding.id not in {identity for identity, _, _ in LAWS}:
-        told = repr((finding.number, finding.result, _four(finding.counters), finding.id, finding.sentence))
+        told = repr((finding.number, int(finding.result), _four(finding.counters), finding.id, finding.sentence))
     else:
         told = "None"
     laws = [

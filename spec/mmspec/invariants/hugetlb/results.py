@@ -26,6 +26,7 @@ def allocation_errors_map_one_to_one(op: Operation, result: Any) -> Truth:
 
 @postcondition(
     "HTLB-ERR-002",
+    implied_by=("HTLB-FLT-008",),
     on=("hugetlb_fault",),
     source=gibson("H-nopage-a"),
     fields=("inode.i_size",),

@@ -185,7 +185,10 @@ def lifetime_balance_is_zero(run: Run) -> Truth:
     return every(balance[name] == 0 for name in gone if name in balance)
 
 
-@postcondition("HTLB-VMA-015", on=("do_munmap",), source=whitcroft("M2"), fields=(*RESV, *CLAIM), interfaces=("MemoryManager",))
+@postcondition(
+    "HTLB-VMA-015", on=("do_munmap",), implied_by=("HTLB-RSV-008",), source=whitcroft("M2"), fields=(*RESV, *CLAIM),
+    interfaces=("MemoryManager",),
+)
 def unmapping_the_middle_leaves_two(op: Operation, result: int) -> Truth:
     """Unmapping the middle of a mapping MUST leave two VMAs with the same map, and release only the middle's
     remainder.
