@@ -68,6 +68,16 @@ class AddForgets(Right):
         super().region_add(f, max(f, t - 1))
 
 
+class MergeForgetsRest(Right):
+    """A range that swallows several regions ends with the last of them."""
+
+    def region_add(self, f, t):
+        inside = [hi for lo, hi in self.regions if f <= lo and hi <= t]
+        super().region_add(f, t)
+        if len(inside) > 1:
+            self._cells -= set(range(inside[-1], t))
+
+
 class CountingChanges(Right):
     """Counting drops what was counted."""
 
