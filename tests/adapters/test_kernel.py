@@ -295,6 +295,15 @@ class TestLifeAndDeath:
         assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
         assert wait_until(lambda: available() is None)
 
+    def test_settings_come_back_when_the_program_dies_at_once(self) -> None:
+        before = settings()
+        hasty = "kernel.start(Setup(5, overcommit=2))\nos.kill(os.getpid(), 9)"
+        for _ in range(5):
+            program = HOLDER.partition("kernel.start")[0] + hasty
+            assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
+            assert wait_until(lambda: settings() == before)
+            assert wait_until(lambda: available() is None)
+
     def test_a_killed_process_is_reported_and_leaves_nothing(self, kernel: RunningKernel) -> None:
         kernel.start(Setup(3))
         pid = kernel.spawn()
@@ -485,7 +494,10 @@ class TestCommand:
         )  # fmt: skip
         assert wait_until(lambda: settings()[0] > 0, seconds=20)
         yield process
-        process.communicate(timeout=20)
+        try:
+            process.communicate(timeout=20)
+        finally:
+            process.kill()
         assert wait_until(lambda: settings() == before)
         assert wait_until(lambda: available() is None)
 

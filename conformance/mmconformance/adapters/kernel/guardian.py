@@ -49,11 +49,15 @@ def main(descriptor: int, program: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     helpers: list[int] = []
     # A process that the program forked may hold the pipe open beyond the program's death: watch the program itself too.
-    alive = os.pidfd_open(program)
+    watched = [descriptor]
+    with contextlib.suppress(ProcessLookupError):
+        watched.append(os.pidfd_open(program))
+    # If it was dead before this process was up, what it has said is in the pipe, and nothing more will come.
+    wait = None if len(watched) == 2 else 0.0
     values: list[tuple[str, int]] = []
     pending = b""
     while True:
-        readable, _, _ = select.select([descriptor, alive], [], [])
+        readable, _, _ = select.select(watched, [], [], wait)
         chunk = os.read(descriptor, 65536) if descriptor in readable else b""
         pending += chunk
         *lines, pending = pending.split(b"\n")
