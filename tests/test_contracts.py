@@ -72,8 +72,8 @@ def test_vacuous_is_no_evidence() -> None:
 
 def test_off_leaves_the_plain_function() -> None:
     program = (
-        "from mmreference.mm.region import region_count\n"
-        "from mmreference.mm.pool import HugePagePool, alloc_huge_page\n"
+        "from mmreference.mm.hugetlb.region import region_count\n"
+        "from mmreference.mm.hugetlb.pool import HugePagePool, alloc_huge_page\n"
         "assert not hasattr(region_count, '__wrapped__') and region_count.__code__.co_name == 'region_count'\n"
         "assert not hasattr(alloc_huge_page, '__wrapped__')\n"
         "assert 'resv_huge_pages' not in vars(HugePagePool)\n"

@@ -7,15 +7,15 @@ from collections.abc import Coroutine, Hashable, Sequence
 from typing import Any
 
 from mmreference.kernel.scheduler import Scheduler, Strategy
-from mmreference.mm import region
-from mmreference.mm.file import Inode
-from mmreference.mm.mmap import do_mmap, do_mprotect, do_munmap, madvise_dontneed
-from mmreference.mm.pool import set_max_huge_pages
-from mmreference.mm.process import access, dup_mm, mmput
-from mmreference.mm.quota import NO_LIMIT
-from mmreference.mm.system import System
-from mmreference.mm.truncate import hugetlb_setattr, iput
-from mmreference.mm.vma import VM_MAYSHARE, VM_MAYWRITE, VM_NORESERVE, VM_READ, VM_SHARED, VM_WRITE, Mm
+from mmreference.mm.hugetlb import region
+from mmreference.mm.hugetlb.file import Inode
+from mmreference.mm.hugetlb.mmap import do_mmap, do_mprotect, do_munmap, madvise_dontneed
+from mmreference.mm.hugetlb.pool import set_max_huge_pages
+from mmreference.mm.hugetlb.process import access, dup_mm, mmput
+from mmreference.mm.hugetlb.quota import NO_LIMIT
+from mmreference.mm.hugetlb.system import System
+from mmreference.mm.hugetlb.truncate import hugetlb_setattr, iput
+from mmreference.mm.hugetlb.vma import VM_MAYSHARE, VM_MAYWRITE, VM_NORESERVE, VM_READ, VM_SHARED, VM_WRITE, Mm
 from mmspec.arch import architecture
 from mmspec.contracts import contracted
 from mmspec.errors import Signal

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from mmconformance.scenarios.stage import Stage
 from mmreference.kernel.scheduler import First, Task
-from mmreference.mm.file import Inode
-from mmreference.mm.mmap import do_mremap, do_munmap, hugetlb_reserve_pages
-from mmreference.mm.pool import hugetlb_report_meminfo, keep_huge_page
-from mmreference.mm.region import FileRegion, region_count
+from mmreference.mm.hugetlb.file import Inode
+from mmreference.mm.hugetlb.mmap import do_mremap, do_munmap, hugetlb_reserve_pages
+from mmreference.mm.hugetlb.pool import hugetlb_report_meminfo, keep_huge_page
+from mmreference.mm.hugetlb.region import FileRegion, region_count
 
 
 def split_and_unmap(stage: Stage) -> None:

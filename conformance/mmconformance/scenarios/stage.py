@@ -13,8 +13,8 @@ from mmreference.kernel.locks import Lock
 from mmreference.kernel.memory import KernelObject, is_freed
 from mmreference.kernel.scheduler import Scheduler
 from mmreference.manager import ReferenceMemoryManager
-from mmreference.mm.page import Page
-from mmreference.mm.process import get_user_pages, unpin
+from mmreference.mm.hugetlb.page import Page
+from mmreference.mm.hugetlb.process import get_user_pages, unpin
 from mmspec.invariant import REGISTRY, Judge, Over, judging
 from mmspec.state import PoolCounters, Setup
 from mmspec.trace import Recorder, Run

@@ -16,11 +16,11 @@ from mmspec.invariants.hugetlb.views import split_view
 from mmspec.trace import emit, note, wrote
 
 if TYPE_CHECKING:
-    from mmreference.mm.file import Inode
-    from mmreference.mm.page import Page
-    from mmreference.mm.pool import HugePagePool
-    from mmreference.mm.resv_map import ResvMap
-    from mmreference.mm.system import System
+    from mmreference.mm.hugetlb.file import Inode
+    from mmreference.mm.hugetlb.page import Page
+    from mmreference.mm.hugetlb.pool import HugePagePool
+    from mmreference.mm.hugetlb.resv_map import ResvMap
+    from mmreference.mm.hugetlb.system import System
 
 VM_READ = 1 << 0
 VM_WRITE = 1 << 1
@@ -139,13 +139,13 @@ class Vma(KernelObject):
     @property
     def map(self) -> ResvMap | None:
         """The private reservation map, as the specification sees it."""
-        from mmreference.mm.resv_map import HPAGE_RESV_MASK
+        from mmreference.mm.hugetlb.resv_map import HPAGE_RESV_MASK
 
         return None if self.is_shared else self.mm.system.resv_map_at(self.vm_private_data & ~HPAGE_RESV_MASK)
 
     def outstanding(self) -> int:
         """Reservations that this VMA holds and has not consumed."""
-        from mmreference.mm.region import region_count
+        from mmreference.mm.hugetlb.region import region_count
 
         resv_map = self.map
         return 0 if resv_map is None else self.npages - region_count(resv_map.regions, self.lo, self.hi)
@@ -200,7 +200,7 @@ async def split_vma(mm: Mm, vma: Vma, address: int, *, new_below: bool) -> int:
 @operation()
 def hugetlb_vm_op_open(vma: Vma) -> None:
     """A copy of a VMA begins its life: it refers to the same reservation map as the original."""
-    from mmreference.mm.resv_map import resv_map_get, vma_resv_map
+    from mmreference.mm.hugetlb.resv_map import resv_map_get, vma_resv_map
 
     emit("vm_op_open", vma=vma)
     reservations = vma_resv_map(vma)

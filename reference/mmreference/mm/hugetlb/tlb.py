@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mmreference.kernel.scheduler import Scheduler
 
 if TYPE_CHECKING:
-    from mmreference.mm.vma import Mm, Pte
+    from mmreference.mm.hugetlb.vma import Mm, Pte
 
 
 class Tlbs:

@@ -8,17 +8,17 @@ from mmreference.kernel.lockdep import LockOrder
 from mmreference.kernel.locks import Mutex
 from mmreference.kernel.memory import is_freed
 from mmreference.kernel.scheduler import Scheduler
-from mmreference.mm.tlb import Tlbs
+from mmreference.mm.hugetlb.tlb import Tlbs
 from mmspec.arch import Architecture
 from mmspec.errors import UsageError
 from mmspec.invariant import VARIANTS, Over
 from mmspec.state import Setup
 
 if TYPE_CHECKING:
-    from mmreference.mm.file import Inode
-    from mmreference.mm.page import Page
-    from mmreference.mm.resv_map import ResvMap
-    from mmreference.mm.vma import Mm, Vma
+    from mmreference.mm.hugetlb.file import Inode
+    from mmreference.mm.hugetlb.page import Page
+    from mmreference.mm.hugetlb.resv_map import ResvMap
+    from mmreference.mm.hugetlb.vma import Mm, Vma
 
 
 class System:
@@ -27,8 +27,8 @@ class System:
     over = Over.WORLD
 
     def __init__(self, arch: Architecture, variant: str, setup: Setup | None = None, nodes: int = 1) -> None:
-        from mmreference.mm.pool import HugePagePool
-        from mmreference.mm.quota import SuperBlock
+        from mmreference.mm.hugetlb.pool import HugePagePool
+        from mmreference.mm.hugetlb.quota import SuperBlock
 
         if variant not in VARIANTS:
             raise UsageError(f"no locking variant is called {variant!r}; known are {', '.join(VARIANTS)}")
@@ -52,8 +52,8 @@ class System:
         return f"<{self.arch.name} {self.variant} {self.pool.counters()}>"
 
     def _boot_pool(self, count: int) -> None:
-        from mmreference.mm.page import Page
-        from mmreference.mm.pool import enqueue_huge_page
+        from mmreference.mm.hugetlb.page import Page
+        from mmreference.mm.hugetlb.pool import enqueue_huge_page
 
         self.pool.born = False
         for number in range(count):
@@ -100,7 +100,7 @@ class System:
 
     def new_mm(self) -> Mm:
         """An empty address space."""
-        from mmreference.mm.vma import Mm
+        from mmreference.mm.hugetlb.vma import Mm
 
         mm = Mm(self.new_name("mm"), self)
         self.mms[mm] = None
@@ -113,7 +113,7 @@ class System:
 
     def new_inode(self, size: int = 0, *, open_files: int = 1) -> Inode:
         """A file of `size` huge pages."""
-        from mmreference.mm.file import Inode
+        from mmreference.mm.hugetlb.file import Inode
 
         inode = Inode(self.new_name("file"), self, self.super, size, self.new_resv_map(private=False))
         inode.open_files = open_files
@@ -128,7 +128,7 @@ class System:
 
     def new_resv_map(self, *, private: bool) -> ResvMap:
         """A map at an address of its own; the address of a freed map is not used again."""
-        from mmreference.mm.resv_map import ResvMap
+        from mmreference.mm.hugetlb.resv_map import ResvMap
 
         address = 16 * (len(self._maps) + 1)
         resv_map = ResvMap(self.new_name("resv_map"), address, self, private=private)

@@ -13,10 +13,10 @@ from mmreference.kernel.lockdep import LockOrder
 from mmreference.kernel.locks import SpinLock
 from mmreference.kernel.memory import KernelObject, watched
 from mmreference.kernel.scheduler import Access, current_task, may_fail, touched
-from mmreference.mm.ledger import Ledger
-from mmreference.mm.page import Page, own_page, page_tentative, set_page_tentative
-from mmreference.mm.quota import hugetlb_put_quota, quota_settled
-from mmreference.mm.resv_map import reservations_of, reserved_at, vma_commit_reservation
+from mmreference.mm.hugetlb.ledger import Ledger
+from mmreference.mm.hugetlb.page import Page, own_page, page_tentative, set_page_tentative
+from mmreference.mm.hugetlb.quota import hugetlb_put_quota, quota_settled
+from mmreference.mm.hugetlb.resv_map import reservations_of, reserved_at, vma_commit_reservation
 from mmspec.contracts import operation
 from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, VmFault
 from mmspec.invariant import TENTATIVE, Over
@@ -25,8 +25,8 @@ from mmspec.state import PoolCounters
 from mmspec.trace import emit, note
 
 if TYPE_CHECKING:
-    from mmreference.mm.system import System
-    from mmreference.mm.vma import Vma
+    from mmreference.mm.hugetlb.system import System
+    from mmreference.mm.hugetlb.vma import Vma
 
 COUNTERS = ("nr_huge_pages", "free_huge_pages", "resv_huge_pages", "surplus_huge_pages", "tentative_huge_pages")
 

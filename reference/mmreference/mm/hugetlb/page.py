@@ -15,10 +15,10 @@ from mmspec.invariant import Over
 from mmspec.trace import emit, note
 
 if TYPE_CHECKING:
-    from mmreference.mm.file import Inode
-    from mmreference.mm.pool import HugePagePool
-    from mmreference.mm.quota import SuperBlock
-    from mmreference.mm.resv_map import ResvMap
+    from mmreference.mm.hugetlb.file import Inode
+    from mmreference.mm.hugetlb.pool import HugePagePool
+    from mmreference.mm.hugetlb.quota import SuperBlock
+    from mmreference.mm.hugetlb.resv_map import ResvMap
 
 
 @watched("_count", "tag", "where", "mapping", "private", "content", "temp_refs")
@@ -82,7 +82,7 @@ def get_page(page: Page) -> None:
 
 async def put_page(page: Page) -> None:
     """Drop a temporary reference; the last one sends the page to its destructor."""
-    from mmreference.mm.pool import free_huge_page
+    from mmreference.mm.hugetlb.pool import free_huge_page
 
     dropped = await _put(page)
     if dropped:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 
-from mmreference.mm.file import Inode, covered_beyond, i_size_write, remove_from_page_cache
-from mmreference.mm.page import put_page
-from mmreference.mm.pagetable import unmap_hugepage_range
-from mmreference.mm.pool import hugetlb_acct_memory
-from mmreference.mm.quota import hugetlb_put_quota
-from mmreference.mm.resv_map import map_region_truncate, resv_map_put
+from mmreference.mm.hugetlb.file import Inode, covered_beyond, i_size_write, remove_from_page_cache
+from mmreference.mm.hugetlb.page import put_page
+from mmreference.mm.hugetlb.pagetable import unmap_hugepage_range
+from mmreference.mm.hugetlb.pool import hugetlb_acct_memory
+from mmreference.mm.hugetlb.quota import hugetlb_put_quota
+from mmreference.mm.hugetlb.resv_map import map_region_truncate, resv_map_put
 from mmspec.contracts import operation
 from mmspec.trace import emit, note
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 
 from mmreference.kernel.scheduler import may_fail
-from mmreference.mm.file import Inode
-from mmreference.mm.pagetable import flush_tlb_page, huge_page_number, huge_ptep_set_wrprotect, unmap_hugepage_range
-from mmreference.mm.pool import hugetlb_acct_memory
-from mmreference.mm.quota import hugetlb_get_quota, hugetlb_put_quota
-from mmreference.mm.region import covered
-from mmreference.mm.resv_map import (
+from mmreference.mm.hugetlb.file import Inode
+from mmreference.mm.hugetlb.pagetable import flush_tlb_page, huge_page_number, huge_ptep_set_wrprotect, unmap_hugepage_range
+from mmreference.mm.hugetlb.pool import hugetlb_acct_memory
+from mmreference.mm.hugetlb.quota import hugetlb_get_quota, hugetlb_put_quota
+from mmreference.mm.hugetlb.region import covered
+from mmreference.mm.hugetlb.resv_map import (
     HPAGE_RESV_OWNER,
     map_region_add,
     map_region_chg,
@@ -21,8 +21,8 @@ from mmreference.mm.resv_map import (
     set_vma_resv_map,
     vma_resv_map,
 )
-from mmreference.mm.truncate import iput
-from mmreference.mm.vma import VM_NORESERVE, VM_WRITE, Mm, Vma, split_vma
+from mmreference.mm.hugetlb.truncate import iput
+from mmreference.mm.hugetlb.vma import VM_NORESERVE, VM_WRITE, Mm, Vma, split_vma
 from mmspec.contracts import operation
 from mmspec.invariants.hugetlb.views import vma_view
 from mmspec.trace import emit, note
@@ -133,7 +133,7 @@ async def do_mmap(mm: Mm, length: int, inode: Inode, offset: int, flags: int) ->
                 vma.free()
                 return error
             if flags & VM_WRITE and inode.i_size < offset + length:
-                from mmreference.mm.file import i_size_write
+                from mmreference.mm.hugetlb.file import i_size_write
 
                 i_size_write(inode, offset + length)
         async with inode.i_mmap_lock:

@@ -11,9 +11,9 @@ import errno
 
 from mmreference.kernel.locks import might_sleep
 from mmreference.kernel.scheduler import Pause, may_fail, touched
-from mmreference.mm.file import Inode, add_to_page_cache, find_lock_page, i_size_read
-from mmreference.mm.page import Page, get_page, put_page
-from mmreference.mm.pagetable import (
+from mmreference.mm.hugetlb.file import Inode, add_to_page_cache, find_lock_page, i_size_read
+from mmreference.mm.hugetlb.page import Page, get_page, put_page
+from mmreference.mm.hugetlb.pagetable import (
     huge_page_number,
     huge_pte_alloc,
     huge_ptep_clear_flush,
@@ -23,16 +23,16 @@ from mmreference.mm.pagetable import (
     set_huge_pte_at,
     set_huge_ptep_writable,
 )
-from mmreference.mm.pool import (
+from mmreference.mm.hugetlb.pool import (
     alloc_huge_page,
     fault_result,
     hugetlb_acct_memory,
     keep_huge_page,
     sample_generation,
 )
-from mmreference.mm.quota import hugetlb_get_quota, hugetlb_put_quota
-from mmreference.mm.region import covered
-from mmreference.mm.resv_map import (
+from mmreference.mm.hugetlb.quota import hugetlb_get_quota, hugetlb_put_quota
+from mmreference.mm.hugetlb.region import covered
+from mmreference.mm.hugetlb.resv_map import (
     HPAGE_RESV_OWNER,
     HPAGE_RESV_UNMAPPED,
     is_vma_resv_set,
@@ -40,7 +40,7 @@ from mmreference.mm.resv_map import (
     set_vma_resv_flags,
     vma_needs_reservation,
 )
-from mmreference.mm.vma import VM_WRITE, Mm, Pte, Vma
+from mmreference.mm.hugetlb.vma import VM_WRITE, Mm, Pte, Vma
 from mmspec.contracts import operation
 from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, VmFault
 from mmspec.invariant import INSTANTIATION_MUTEX

@@ -9,8 +9,8 @@ from __future__ import annotations
 import attrs
 
 from mmreference.kernel.scheduler import Access, may_fail, touched
-from mmreference.mm.page import Page, hand_over, put_page, take_over
-from mmreference.mm.vma import Mm, Pte, Vma
+from mmreference.mm.hugetlb.page import Page, hand_over, put_page, take_over
+from mmreference.mm.hugetlb.vma import Mm, Pte, Vma
 from mmspec.trace import emit, wrote
 
 

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 from mmreference.kernel.locks import RwLock, might_sleep
 from mmreference.kernel.memory import KernelObject, watched
 from mmreference.kernel.scheduler import current_task, may_fail, touched
-from mmreference.mm import region
+from mmreference.mm.hugetlb import region
 from mmspec.contracts import operation
 from mmspec.invariant import Over
 from mmspec.invariants.hugetlb.views import commit_view, flags_view, own_region_steps
 from mmspec.trace import emit, wrote
 
 if TYPE_CHECKING:
-    from mmreference.mm.page import Page
-    from mmreference.mm.system import System
-    from mmreference.mm.vma import Vma
+    from mmreference.mm.hugetlb.page import Page
+    from mmreference.mm.hugetlb.system import System
+    from mmreference.mm.hugetlb.vma import Vma
 
 HPAGE_RESV_OWNER = 1 << 0
 """This VMA belongs to the process that called mmap, so it has a reservation."""

@@ -13,7 +13,7 @@ from mmspec.invariant import Over
 from mmspec.trace import emit
 
 if TYPE_CHECKING:
-    from mmreference.mm.system import System
+    from mmreference.mm.hugetlb.system import System
 
 
 NO_LIMIT = 1 << 30

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from mmreference.kernel.locks import Mutex, RwSem, SpinLock
 from mmreference.kernel.memory import KernelObject, watched
 from mmreference.kernel.scheduler import Access, may_fail, touched
-from mmreference.mm.page import Page, get_page, hand_over, put_page, take_over
-from mmreference.mm.resv_map import ResvMap
+from mmreference.mm.hugetlb.page import Page, get_page, hand_over, put_page, take_over
+from mmreference.mm.hugetlb.resv_map import ResvMap
 from mmspec.contracts import operation
 from mmspec.invariant import Over
 from mmspec.trace import emit, wrote
 
 if TYPE_CHECKING:
-    from mmreference.mm.quota import SuperBlock
-    from mmreference.mm.system import System
-    from mmreference.mm.vma import Vma
+    from mmreference.mm.hugetlb.quota import SuperBlock
+    from mmreference.mm.hugetlb.system import System
+    from mmreference.mm.hugetlb.vma import Vma
 
 
 @watched("i_size")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 
 from mmreference.kernel.scheduler import Access, Retry, may_fail, touched
-from mmreference.mm.fault import hugetlb_fault
-from mmreference.mm.mmap import remove_vma
-from mmreference.mm.page import Page, get_page, put_page
-from mmreference.mm.pagetable import (
+from mmreference.mm.hugetlb.fault import hugetlb_fault
+from mmreference.mm.hugetlb.mmap import remove_vma
+from mmreference.mm.hugetlb.page import Page, get_page, put_page
+from mmreference.mm.hugetlb.pagetable import (
     flush_tlb_page,
     huge_page_number,
     huge_pte_alloc,
@@ -16,9 +16,9 @@ from mmreference.mm.pagetable import (
     set_huge_pte_at,
     unmap_hugepage_range,
 )
-from mmreference.mm.resv_map import reset_vma_resv_huge_pages
-from mmreference.mm.system import System
-from mmreference.mm.vma import VM_WRITE, Mm, Pte, Vma, hugetlb_vm_op_open
+from mmreference.mm.hugetlb.resv_map import reset_vma_resv_huge_pages
+from mmreference.mm.hugetlb.system import System
+from mmreference.mm.hugetlb.vma import VM_WRITE, Mm, Pte, Vma, hugetlb_vm_op_open
 from mmspec.contracts import operation
 from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, Signal
 from mmspec.invariants.hugetlb.views import access_view, fork_view
