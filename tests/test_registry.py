@@ -6,8 +6,9 @@ import pytest
 
 import mmspec.invariants  # noqa: F401 - fills the registry
 from mmspec.arch import ARCHITECTURES
+from mmspec.config import VARIANTS
 from mmspec.interfaces import INTERFACES
-from mmspec.invariant import REGISTRY, VARIANTS, Invariant
+from mmspec.invariant import REGISTRY, Invariant
 
 each = pytest.mark.parametrize("invariant", REGISTRY, ids=lambda i: i.id)
 

@@ -43,7 +43,7 @@ def mmspec(context: typer.Context) -> None:
 
 def variants_of(selection: str) -> list[str]:
     """The variants that an option names."""
-    from mmspec.invariant import VARIANTS
+    from mmspec.config import VARIANTS
 
     if selection == "all":
         return list(VARIANTS)

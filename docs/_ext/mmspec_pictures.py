@@ -15,7 +15,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import mmspec
 from mmreference.manager import ReferenceMemoryManager
-from mmspec.invariant import VARIANTS
+from mmspec.config import VARIANTS
 from mmspec.invariants.hugetlb.locks import LOCK_ORDER
 from mmspec.state import Setup
 from mmspec.trace import Recorder

@@ -36,9 +36,10 @@ from sphinx.util.docutils import SphinxDirective
 import mmreference.manager  # noqa: F401 - its contracts fill CITED_BY
 import mmspec
 import mmspec.invariants
+from mmspec.config import VARIANTS
 from mmspec.contracts import CITED_BY
 from mmspec.interfaces import INTERFACES
-from mmspec.invariant import REGISTRY, VARIANTS, Invariant
+from mmspec.invariant import REGISTRY, Invariant
 from mmspec.sources import SOURCES
 
 log = logging.getLogger(__name__)

@@ -17,10 +17,10 @@ from mmreference.mm.hugetlb.system import System
 from mmreference.mm.hugetlb.truncate import hugetlb_setattr, iput
 from mmreference.mm.hugetlb.vma import VM_MAYSHARE, VM_MAYWRITE, VM_NORESERVE, VM_READ, VM_SHARED, VM_WRITE, Mm
 from mmspec.arch import architecture
+from mmspec.config import TENTATIVE
 from mmspec.contracts import contracted
 from mmspec.errors import Signal
 from mmspec.interfaces import MemoryManager, ReservationMap
-from mmspec.invariant import TENTATIVE
 from mmspec.state import Mapping, PoolCounters, Setup
 from mmspec.trace import Recorder
 

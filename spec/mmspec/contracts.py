@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import icontract
 
+from mmspec.config import HUGETLB, RMAP
 from mmspec.errors import Violation
 from mmspec.invariant import REGISTRY, Invariant, Judge, Kind, Over
 from mmspec.trace import Recorder
@@ -78,14 +79,30 @@ class _Condition:
         return self.failed
 
 
-def invariants_of(name: str) -> tuple[tuple[Invariant, ...], tuple[Invariant, ...]]:
-    """The preconditions and the postconditions that the registry has for the function of that name."""
+def invariants_of(name: str, module: str) -> tuple[tuple[Invariant, ...], tuple[Invariant, ...]]:
+    """The preconditions and the postconditions that the registry has for the function of that name in its system."""
     # The registry is filled by importing the invariants, which themselves know nothing of contracts.
     import mmspec.invariants  # noqa: F401
 
-    about = [i for i in REGISTRY if i.over in (Over.OPERATION, Over.CALL) and name in i.on]
+    system = system_of_module(module)
+    about = [
+        i
+        for i in REGISTRY
+        if i.over in (Over.OPERATION, Over.CALL) and name in i.on and system in (i.system, ANY_SYSTEM)
+    ]
     before = tuple(i for i in about if i.kind is Kind.PRECONDITION and not AFTERWARDS & set(i.parameters))
     return before, tuple(i for i in about if i not in before)
+
+
+#: Interfaces are of no single system.
+ANY_SYSTEM = "any"
+
+
+def system_of_module(module: str) -> str:
+    """The system that the functions of a module belong to."""
+    if module.startswith("mmreference.mm.hugetlb."):
+        return HUGETLB
+    return RMAP if module.startswith("mmreference.mm.") else ANY_SYSTEM
 
 
 AFTERWARDS = {"result", "old", "new"}
@@ -98,7 +115,7 @@ def contracted(view: Callable[..., Any] | None = None) -> Callable[[F], F]:
     """
 
     def decorate(function: F) -> F:
-        before, after = invariants_of(function.__name__)
+        before, after = invariants_of(function.__name__, function.__module__)
         name = f"{function.__module__}.{function.__qualname__}"
         CITED_BY.setdefault(name, []).extend(i.id for i in (*before, *after))
         if not ENABLED:

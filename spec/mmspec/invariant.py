@@ -18,6 +18,8 @@ from typing import Any, Final
 
 import attrs
 
+from mmspec.arch import Architecture, architecture
+from mmspec.config import SYSTEMS, VARIANTS, features
 from mmspec.errors import NotObservable, UsageError, Violation
 from mmspec.logic import VACUOUS
 from mmspec.sources import Anchor
@@ -52,6 +54,8 @@ class Over(Enum):
     """One file system with its quota."""
     MM = "mm"
     """One address space."""
+    ANON_VMA = "anon_vma"
+    """One anon_vma."""
     WORLD = "world"
     """Everything; only where no single object shows the relation."""
     EVENT = "event"
@@ -71,12 +75,6 @@ ALWAYS: Final = "always"
 #: Guard of a state invariant that is evaluated when no operation is in flight.
 QUIESCENT: Final = "quiescent"
 
-#: The locking variants of the huge-page fault path.
-INSTANTIATION_MUTEX: Final = "instantiation_mutex"
-TENTATIVE: Final = "tentative"
-VARIANTS: Final = (INSTANTIATION_MUTEX, TENTATIVE)
-
-
 @attrs.define(eq=False, slots=False)
 class Invariant:
     """One statement about memory management, with the predicate that is executed."""
@@ -92,8 +90,11 @@ class Invariant:
     fields: tuple[str, ...] = ()
     functions: tuple[str, ...] = ()
     locks: tuple[str, ...] = ()
-    variants: tuple[str, ...] = VARIANTS
+    variants: tuple[str, ...] = attrs.field(default=attrs.Factory(lambda self: SYSTEMS.get(self.system, VARIANTS), takes_self=True))
+    """In which variants of its system it holds."""
     architectures: tuple[str, ...] | None = None
+    features: tuple[str, ...] = ()
+    """The kernel configuration that it needs, by names of :data:`mmspec.config.FEATURES`."""
     interfaces: tuple[str, ...] = ()
     """Plug-in interfaces through which it can be judged, beside the reference's own full view."""
     implied_by: tuple[str, ...] = ()
@@ -123,6 +124,19 @@ class Invariant:
     def name(self) -> str:
         """The predicate's name, which states the relation."""
         return self.predicate.__name__
+
+    @property
+    def system(self) -> str:
+        """The system that it speaks of, named as the package that declares it."""
+        return self.predicate.__module__.removeprefix("mmspec.invariants.").partition(".")[0]
+
+    def applies(self, arch: Architecture, variant: str) -> bool:
+        """Whether it says something about that profile."""
+        return (
+            variant in self.variants
+            and (self.architectures is None or arch.name in self.architectures)
+            and set(self.features) <= features(arch, variant)
+        )
 
     @property
     def area(self) -> str:
@@ -216,13 +230,8 @@ class Judge:
     @classmethod
     def of(cls, arch: str, variant: str) -> Judge:
         """A fresh judge for the profile of an architecture and a variant."""
-        return cls(
-            frozenset(
-                i.id
-                for i in REGISTRY
-                if variant not in i.variants or (i.architectures is not None and arch not in i.architectures)
-            )
-        )
+        profile = architecture(arch)
+        return cls(frozenset(i.id for i in REGISTRY if not i.applies(profile, variant)))
 
 
 def examine(over: Over, trigger: str, subject: Any) -> None:

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import attrs
 
-from mmspec.invariant import VARIANTS
+from mmspec.config import VARIANTS
 
 
 @attrs.frozen

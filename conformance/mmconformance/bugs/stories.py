@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmconformance.bugs.mutant import Edit, Mutant
-from mmspec.invariant import INSTANTIATION_MUTEX, TENTATIVE
+from mmspec.config import INSTANTIATION_MUTEX, TENTATIVE
 
 GIBSON = 'David Gibson, "hugepage: Smarter handling of in-flight allocations", 18 October 2006'
 WHITCROFT = 'Andy Whitcroft, "fix hugetlb MAP_PRIVATE reservations across vma splits V2", 23 June 2008'

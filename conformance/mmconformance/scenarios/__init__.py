@@ -11,8 +11,8 @@ import attrs
 from mmconformance.engines.execution import TaskProgram
 from mmconformance.scenarios import drills, races
 from mmconformance.scenarios.stage import Stage, performance
+from mmspec.config import VARIANTS
 from mmspec.errors import UsageError
-from mmspec.invariant import VARIANTS
 
 
 @attrs.frozen

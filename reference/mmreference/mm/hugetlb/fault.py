@@ -41,9 +41,9 @@ from mmreference.mm.hugetlb.resv_map import (
     vma_needs_reservation,
 )
 from mmreference.mm.hugetlb.vma import VM_WRITE, Mm, Pte, Vma
+from mmspec.config import INSTANTIATION_MUTEX
 from mmspec.contracts import operation
 from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, VmFault
-from mmspec.invariant import INSTANTIATION_MUTEX
 from mmspec.invariants.hugetlb.views import fault_view
 from mmspec.trace import emit, note
 

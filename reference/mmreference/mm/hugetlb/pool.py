@@ -17,9 +17,10 @@ from mmreference.mm.hugetlb.ledger import Ledger
 from mmreference.mm.hugetlb.page import Page, own_page, page_tentative, set_page_tentative
 from mmreference.mm.hugetlb.quota import hugetlb_put_quota, quota_settled
 from mmreference.mm.hugetlb.resv_map import reservations_of, reserved_at, vma_commit_reservation
+from mmspec.config import TENTATIVE
 from mmspec.contracts import operation
 from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, VmFault
-from mmspec.invariant import TENTATIVE, Over
+from mmspec.invariant import Over
 from mmspec.invariants.hugetlb.views import free_view, tag_view
 from mmspec.state import PoolCounters
 from mmspec.trace import emit, note

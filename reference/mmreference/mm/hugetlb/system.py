@@ -10,8 +10,9 @@ from mmreference.kernel.memory import is_freed
 from mmreference.kernel.scheduler import Scheduler
 from mmreference.mm.hugetlb.tlb import Tlbs
 from mmspec.arch import Architecture
+from mmspec.config import HUGETLB, SYSTEMS
 from mmspec.errors import UsageError
-from mmspec.invariant import VARIANTS, Over
+from mmspec.invariant import Over
 from mmspec.state import Setup
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ class System:
         from mmreference.mm.hugetlb.pool import HugePagePool
         from mmreference.mm.hugetlb.quota import SuperBlock
 
-        if variant not in VARIANTS:
-            raise UsageError(f"no locking variant is called {variant!r}; known are {', '.join(VARIANTS)}")
+        if variant not in SYSTEMS[HUGETLB]:
+            raise UsageError(f"no locking variant is called {variant!r}; known are {', '.join(SYSTEMS[HUGETLB])}")
         setup = setup or Setup()
         self.arch = arch
         self.variant = variant

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+from mmspec.config import INSTANTIATION_MUTEX, TENTATIVE
 from mmspec.errors import VM_FAULT_OOM
-from mmspec.invariant import INSTANTIATION_MUTEX, TENTATIVE, Over, lock_rule, postcondition, precondition, transition
+from mmspec.invariant import Over, lock_rule, postcondition, precondition, transition
 from mmspec.invariants.hugetlb.terms import (
     RETRY,
     is_page,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mmspec.invariant import INSTANTIATION_MUTEX, TENTATIVE, Over, transition
+from mmspec.config import INSTANTIATION_MUTEX, TENTATIVE
+from mmspec.invariant import Over, transition
 from mmspec.logic import Truth, implies
 from mmspec.sources import gibson, whitcroft
 from mmspec.trace import Operation, Run

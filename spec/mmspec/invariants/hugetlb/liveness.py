@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from mmspec.config import INSTANTIATION_MUTEX, TENTATIVE
 from mmspec.errors import VM_FAULT_OOM
-from mmspec.invariant import INSTANTIATION_MUTEX, TENTATIVE, liveness
+from mmspec.invariant import liveness
 from mmspec.invariants.hugetlb.terms import RETRY
 from mmspec.logic import Truth, implies
 from mmspec.sources import gibson, whitcroft

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from mmspec.invariant import INSTANTIATION_MUTEX, Over, lock_rule, precondition
+from mmspec.config import INSTANTIATION_MUTEX
+from mmspec.invariant import Over, lock_rule, precondition
 from mmspec.invariants.hugetlb.faults import in_fork
 from mmspec.invariants.hugetlb.terms import mapped_shared
 from mmspec.logic import VACUOUS, Truth, implies

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmspec.invariant import TENTATIVE, Over, postcondition
+from mmspec.config import TENTATIVE
+from mmspec.invariant import Over, postcondition
 from mmspec.logic import Truth
 from mmspec.sources import gibson, whitcroft
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmspec.invariant import QUIESCENT, TENTATIVE, Over, postcondition, precondition, state_invariant, transition
+from mmspec.config import TENTATIVE
+from mmspec.invariant import QUIESCENT, Over, postcondition, precondition, state_invariant, transition
 from mmspec.invariants.hugetlb.terms import allocating, own_counters
 from mmspec.logic import VACUOUS, Truth, implies
 from mmspec.sources import field, gibson, whitcroft

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+from mmspec.config import TENTATIVE
 from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, Signal
-from mmspec.invariant import TENTATIVE, Over, postcondition
+from mmspec.invariant import Over, postcondition
 from mmspec.invariants.hugetlb.terms import NO_PAGE, RETRY, is_shortage, own_effects
 from mmspec.logic import VACUOUS, Truth, implies
 from mmspec.sources import field, gibson, whitcroft
