@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmspec.config import INSTANTIATION_MUTEX, TENTATIVE
 from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM
 from mmspec.invariant import (
-    INSTANTIATION_MUTEX,
-    TENTATIVE,
     Over,
     lock_rule,
     postcondition,

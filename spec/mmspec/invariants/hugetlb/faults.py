@@ -5,12 +5,11 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+from mmspec.config import INSTANTIATION_MUTEX, TENTATIVE
 from mmspec.errors import VM_FAULT_MINOR, VM_FAULT_OOM, VM_FAULT_SIGBUS
 from mmspec.invariant import (
     ALWAYS,
-    INSTANTIATION_MUTEX,
     QUIESCENT,
-    TENTATIVE,
     Over,
     lock_rule,
     postcondition,

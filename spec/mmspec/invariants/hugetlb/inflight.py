@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from mmspec.config import INSTANTIATION_MUTEX, TENTATIVE
 from mmspec.errors import VM_FAULT_SIGBUS
 from mmspec.invariant import (
-    INSTANTIATION_MUTEX,
     QUIESCENT,
-    TENTATIVE,
     Over,
     lock_rule,
     postcondition,

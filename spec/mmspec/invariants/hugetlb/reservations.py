@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+from mmspec.config import INSTANTIATION_MUTEX, TENTATIVE
 from mmspec.errors import VM_FAULT_OOM
 from mmspec.invariant import (
-    INSTANTIATION_MUTEX,
     QUIESCENT,
-    TENTATIVE,
     Over,
     liveness,
     lock_rule,
