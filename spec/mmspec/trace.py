@@ -17,12 +17,16 @@ from mmspec.invariant import ALWAYS, QUIESCENT, REGISTRY, Over, examine
 class Event:
     """One atomic step. `kind` names it, `held` the locks of the thread, further attributes what it was about."""
 
-    __slots__ = ("kind", "op", "held", "seq", "data")
+    __slots__ = ("kind", "op", "held", "rcu", "seq", "data")
 
-    def __init__(self, kind: str, op: Operation | None, held: tuple[Held, ...], seq: int, data: dict[str, Any]) -> None:
+    def __init__(
+        self, kind: str, op: Operation | None, held: tuple[Held, ...], seq: int, data: dict[str, Any], *, rcu: bool = False
+    ) -> None:
         self.kind = kind
         self.op = op
         self.held = held
+        self.rcu = rcu
+        """Whether the thread is in an RCU read-side section."""
         self.seq = seq
         self.data = data
 
@@ -276,6 +280,8 @@ class Context:
         self.events: list[Event] = []
         self.held: tuple[Held, ...] = ()
         self.op: Operation | None = None
+        self.rcu_depth = 0
+        """How many RCU read-side sections it is in."""
         self.sections: list[Section] = []
         self.touched: dict[str, dict[Any, None]] = {}
         """Guard to the objects that this thread has changed since it last gave such a guard free."""
@@ -319,7 +325,7 @@ class Recorder:
         """Record an atomic step of the current thread and evaluate the rules for it."""
         context = self.current
         self.seq += 1
-        event = Event(kind, context.op, context.held, self.seq, data)
+        event = Event(kind, context.op, context.held, self.seq, data, rcu=context.rcu_depth > 0)
         context.events.append(event)
         examine(Over.EVENT, kind, event)
         return event

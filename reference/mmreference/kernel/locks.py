@@ -155,13 +155,18 @@ class Lock:
         """Give it back."""
         self.drop(current_task(), False)
 
-    def trylock(self) -> bool:
+    def trylock(self, *, shared: bool = False) -> bool:
         """Take it if that is possible at once; who does not wait cannot deadlock, so no order is checked."""
         synchronised(self.name, True)
-        if not self.available(False):
+        if not self.available(shared):
             return False
-        self.take(current_task(), False, "trylock")
+        self.take(current_task(), shared, "trylock")
         return True
+
+    def is_locked(self) -> bool:
+        """Whether anybody has it at this moment."""
+        synchronised(self.name, False)
+        return self.writer is not None or bool(self.readers)
 
     async def __aenter__(self) -> None:
         await _Acquire(self, False)
@@ -203,6 +208,10 @@ class RwSem(Lock):
         """Hold it for write."""
         return self
 
+    def up_read(self) -> None:
+        """Give back what :meth:`trylock` has taken for read."""
+        self.drop(current_task(), True)
+
 
 class RwLock(SpinLock):
     """A spinlock with many readers or one writer; `async with lock.read():`, `async with lock:`."""
@@ -238,11 +247,13 @@ class BitLock(Lock):
 def might_sleep(what: str) -> None:
     """Whoever calls this may sleep.
 
-    :raises SleepInAtomic: if the running task holds a spinlock.
+    :raises SleepInAtomic: if the running task holds a spinlock or is in an RCU read-side section.
     """
     recorder = Recorder.active
     if recorder is None:
         return
     spinning = [h.name for h in recorder.current.held if h.spinning]
+    if recorder.current.rcu_depth:
+        spinning.append("rcu_read_lock")
     if spinning:
         raise SleepInAtomic(f"{what} may sleep, but {', '.join(spinning)} is held")

@@ -52,6 +52,8 @@ class Rcu:
         """A read-side section begins."""
         touched((self.name, "readers"))
         self._depth[task] = self._depth.get(task, 0) + 1
+        if task.context is not None:
+            task.context.rcu_depth += 1
         if self._depth[task] == 1:
             self._sections += 1
             self.readers[task] = self._sections
@@ -60,12 +62,22 @@ class Rcu:
         """A read-side section ends."""
         touched((self.name, "readers"))
         self._depth[task] -= 1
+        if task.context is not None:
+            task.context.rcu_depth -= 1
         if self._depth[task] == 0:
             del self.readers[task]
 
     def read(self) -> _Section:
         """A read-side section."""
         return _Section(self)
+
+    def read_lock(self) -> Step:
+        """`await rcu.read_lock()`: begin a read-side section that does not end where a block ends."""
+        return _Enter(self)
+
+    def read_unlock(self) -> None:
+        """End the read-side section that :meth:`read_lock` began."""
+        self.leave(current_task())
 
     async def synchronize(self) -> None:
         """synchronize_rcu: return when all readers that had begun are gone. Not from within a read-side section."""
