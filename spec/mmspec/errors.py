@@ -33,6 +33,28 @@ VM_FAULT_SIGBUS = VmFault.VM_FAULT_SIGBUS
 VM_FAULT_OOM = VmFault.VM_FAULT_OOM
 
 
+class SwapResult(IntEnum):
+    """What try_to_unmap and its kin report."""
+
+    SWAP_SUCCESS = 0
+    """Nothing maps the page any more."""
+    SWAP_AGAIN = 1
+    """A mapping was missed, or nothing speaks against going on."""
+    SWAP_FAIL = 2
+    """The page is not to be unmapped now."""
+    SWAP_MLOCK = 3
+    """An area that is locked in memory maps the page, which is marked so now."""
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+SWAP_SUCCESS = SwapResult.SWAP_SUCCESS
+SWAP_AGAIN = SwapResult.SWAP_AGAIN
+SWAP_FAIL = SwapResult.SWAP_FAIL
+SWAP_MLOCK = SwapResult.SWAP_MLOCK
+
+
 class Signal(IntEnum):
     """How a memory access ends when it does not succeed. Values are the negated Linux signal numbers."""
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 import attrs
 
 from mmspec.arch import Architecture, architecture
-from mmspec.config import SYSTEMS, VARIANTS, features
+from mmspec.config import HUGETLB, SYSTEMS, VARIANTS, features, system_of
 from mmspec.errors import NotObservable, UsageError, Violation
 from mmspec.logic import VACUOUS
 from mmspec.sources import Anchor
@@ -56,6 +56,14 @@ class Over(Enum):
     """One address space."""
     ANON_VMA = "anon_vma"
     """One anon_vma."""
+    CHAIN = "anon_vma_chain"
+    """One anon_vma_chain."""
+    ZONE = "zone"
+    """One memory zone."""
+    MEMCG = "memory control group"
+    """One memory control group."""
+    NOTIFIER = "mmu_notifier"
+    """One secondary MMU."""
     WORLD = "world"
     """Everything; only where no single object shows the relation."""
     EVENT = "event"
@@ -187,6 +195,8 @@ class Judge:
     """
 
     inapplicable: frozenset[str] = frozenset()
+    system: str = HUGETLB
+    """The system of the profile; that of the plug-in interfaces if there is no profile."""
     resting: bool = False
     """While a run repeats what has been judged before, nothing is evaluated."""
     real: Counter[str] = attrs.field(factory=Counter)
@@ -231,7 +241,7 @@ class Judge:
     def of(cls, arch: str, variant: str) -> Judge:
         """A fresh judge for the profile of an architecture and a variant."""
         profile = architecture(arch)
-        return cls(frozenset(i.id for i in REGISTRY if not i.applies(profile, variant)))
+        return cls(frozenset(i.id for i in REGISTRY if not i.applies(profile, variant)), system_of(variant))
 
 
 def examine(over: Over, trigger: str, subject: Any) -> None:
