@@ -10,7 +10,7 @@ import time
 from mmconformance.engines.exhaustive import explore
 from mmconformance.engines.sampled import run_machine
 from mmconformance.machines.memory_manager import MemoryManagerMachine
-from mmconformance.scenarios import SCENARIOS, program
+from mmconformance.suites import SUITES
 from mmreference.kernel.scheduler import Pause, Scheduler
 from mmreference.manager import ReferenceMemoryManager
 from mmspec.invariant import Judge, judging
@@ -72,11 +72,15 @@ def main() -> None:
         )
         print(f"Hypothesis steps per second: {found.operations / (time.perf_counter() - start):,.0f}")
         print("scenario: executions and seconds, with reduction | plain search (2,000 executions at most)")
-        for name in SCENARIOS:
-            reduced = explore(program(name, ARCH, VARIANT), budget_seconds=10)
-            plain = explore(program(name, ARCH, VARIANT), reduction=False, max_executions=2000)
+    for suite in SUITES.values():
+        for scenario in suite.scenarios:
+            if not scenario.applies(ARCH, suite.usual):
+                continue
+            with judging(Judge.of(ARCH, suite.usual)):
+                reduced = explore(scenario.program(ARCH, suite.usual), budget_seconds=10)
+                plain = explore(scenario.program(ARCH, suite.usual), reduction=False, max_executions=2000)
             print(
-                f"  {name:34} {_figure(reduced.executions, reduced.seconds, reduced.complete)} | "
+                f"  {scenario.name:34} {_figure(reduced.executions, reduced.seconds, reduced.complete)} | "
                 f"{_figure(plain.executions, plain.seconds, plain.complete)}",
                 flush=True,
             )

@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import platform
-import signal
-import threading
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from multiprocessing.connection import Connection
 from typing import Any
 
 import attrs
 
 import mmspec
-import mmspec.invariants  # noqa: F401 - fills the registry
 from mmconformance.adapters.loading import Target
-from mmconformance.adapters.running import kernel_machine, standalone
+from mmconformance.adapters.running import standalone
 from mmconformance.engines.deadline import Deadline
 from mmconformance.engines.execution import Execution
 from mmconformance.engines.exhaustive import Exploration, explore
 from mmconformance.engines.lanes import text_lanes
 from mmconformance.engines.sampled import Sampled, run_machine, run_plans
-from mmconformance.machines.memory_manager import MemoryManagerMachine
-from mmconformance.machines.reservation_map import ReservationMapMachine
+from mmconformance.jobs import Done, Effort, Job, run_all
 from mmconformance.machines.steps import Step
 from mmconformance.replaying import keep_steps, machine_of, replay_command, violation_of
 from mmconformance.report.progress import Say
-from mmconformance.scenarios import DRILLS, SCENARIOS, drill, program
-from mmconformance.scenarios.drills import ClearLast
 from mmconformance.smoke import smoke
-from mmconformance.verdicts import Failure, Report, Result, judge_results
-from mmspec.errors import ImplementationFailure, Violation
-from mmspec.invariant import REGISTRY, Invariant, Judge, judging
-
-#: Seconds that a profile has, after an interruption, to say what it knows.
-LAST_WORDS = 5.0
+from mmconformance.suites import in_scope, judge_of, suite_of
+from mmconformance.verdicts import Failure, Report, judge_results
+from mmspec.errors import Violation
+from mmspec.invariant import REGISTRY, judging
 
 #: About what a profile of the reference takes without a budget.
 USUAL_SECONDS = 4.0
@@ -47,53 +36,6 @@ OUT_OF_BUDGET = "the budget ran out before everything was run"
 
 #: How often a profile is run again without the invariants that have failed, to find those behind them.
 ROUNDS = 3
-
-
-@attrs.define
-class Effort:
-    """How much is done per profile, and time and again for as long as a budget lasts."""
-
-    machine_examples: int = 40
-    plans: int = 150
-    executions: int = 60
-    """Executions per scenario of the exhaustive engine; many scenarios need fewer to be complete."""
-
-
-@attrs.define
-class Job:
-    """One profile of one target, to be run in a process of its own."""
-
-    target: Target
-    arch: str
-    variant: str
-    engine: str
-    seed: int
-    effort: Effort
-    seconds: float | None
-    """How long it may take."""
-
-    @property
-    def profile(self) -> str:
-        """What reports call it."""
-        return f"{self.arch}/{self.variant}" if self.target.kind == "reference" else self.arch
-
-
-@attrs.define
-class Done:
-    """What became of a job."""
-
-    profile: str
-    results: list[Result]
-    operations: int
-    cut_short: str = ""
-    """Why not everything was run; "" if it was."""
-
-
-def in_scope(interface: str, kind: str) -> list[Invariant]:
-    """The invariants that can be judged through the interface; through the reference's own contracts, all."""
-    if kind == "reference":
-        return list(REGISTRY)
-    return [i for i in REGISTRY if interface in i.interfaces]
 
 
 def check(
@@ -108,20 +50,19 @@ def check(
 ) -> Report:
     """Run the suite.
 
+    :param variants: which variants of the target, see :func:`mmconformance.suites.variants_of`.
     :param budget: seconds for all of it; without one, a fixed amount of work is done.
     :raises ImplementationFailure: if the implementation crashes, hangs or breaks the protocol.
     """
     say = progress or (lambda *_, **__: None)
-    # Only the reference has variants to choose from.
-    chosen = variants if target.kind == "reference" else [""]
     effort = Effort()
-    count = len(archs) * len(chosen)
+    count = len(archs) * len(variants)
     workers = min(os.cpu_count() or 1, count)
     # Each profile gets its share, in parallel.
     share = None if budget is None else budget * workers / count
     if share is not None:
         effort.executions = max(1, round(effort.executions * share / USUAL_SECONDS))
-    jobs = [Job(target, arch, variant, engine, seed, effort, share) for arch in archs for variant in chosen]
+    jobs = [Job(target, arch, variant, engine, seed, effort, share) for arch in archs for variant in variants]
     done: dict[str, Done] = {}
 
     def finished(result: Done) -> None:
@@ -129,7 +70,7 @@ def check(
         failed = sum(r.trace is not None for r in result.results)
         say(f"{result.profile}: {result.operations} operations, {failed} violations", done=len(done), total=count)
 
-    interrupted = _run_all(jobs, workers, finished)
+    interrupted = run_all(jobs, _run, workers, finished)
     results = [r for job in jobs if job.profile in done for r in done[job.profile].results]
     notes = [f"{d.profile}: {d.cut_short}" for d in done.values() if d.cut_short]
     if interrupted:
@@ -140,90 +81,8 @@ def check(
     )  # fmt: skip
 
 
-def _run_all(jobs: list[Job], workers: int, finished: Callable[[Done], None]) -> bool:
-    """Run the jobs in processes of their own, so that nothing an implementation does can reach the report.
-
-    After Ctrl-C those under way end with what they know so far. Returns whether that was so.
-    """
-    context = multiprocessing.get_context("fork")
-    with ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(_run_apart, job, context) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                finished(future.result())
-        except KeyboardInterrupt:
-            under_way = [f for f in futures if not f.done() and not f.cancel()]
-            _signal_workers(signal.SIGINT)
-            with contextlib.suppress(TimeoutError):
-                for future in as_completed(under_way, timeout=LAST_WORDS):
-                    with contextlib.suppress(ImplementationFailure):
-                        finished(future.result())
-            _signal_workers(signal.SIGTERM)
-            return True
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            _signal_workers(signal.SIGTERM)
-            raise
-    return False
-
-
-def _signal_workers(number: signal.Signals) -> None:
-    for process in multiprocessing.active_children():
-        if process.pid is not None:
-            # It may end, and be waited for by its own thread, just now.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, number)
-
-
-def _run_apart(job: Job, context: Any) -> Done:
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(job, sender))
-    process.start()
-    sender.close()
-    try:
-        outcome = receiver.recv()
-    except EOFError:
-        process.join()
-        code = process.exitcode or 0
-        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        raise ImplementationFailure(f"{job.target.name} took the checking process down ({how})") from None
-    finally:
-        if process.is_alive():
-            process.join(timeout=5)
-        if process.is_alive():
-            process.terminate()
-    if isinstance(outcome, ImplementationFailure):
-        raise outcome
-    done: Done = outcome
-    return done
-
-
-def _send(job: Job, sender: Connection) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    deadline = Deadline(job.seconds)
-    signal.signal(signal.SIGINT, lambda *_: deadline.interrupt())
-    sender.send(_run_job(job, deadline))
-
-
-def _end_with_parent() -> None:
-    """Nobody would hear what is found after the parent process has been killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _run_job(job: Job, deadline: Deadline) -> Done | ImplementationFailure:
-    """Run a job; what comes back can be sent between processes."""
-    try:
-        return _Profile(job, deadline).run()
-    except ImplementationFailure as failure:
-        return ImplementationFailure(str(failure))
-    except Exception as error:
-        if job.target.kind == "reference":
-            raise
-        # What a foreign implementation returns can be of a kind that no predicate is prepared for.
-        return ImplementationFailure(f"{job.target.name} cannot be judged: {type(error).__name__}: {error}")
+def _run(job: Job, deadline: Deadline) -> Done:
+    return _Profile(job, deadline).run()
 
 
 class _Profile:
@@ -232,8 +91,8 @@ class _Profile:
     def __init__(self, job: Job, deadline: Deadline) -> None:
         self.job = job
         self.deadline = deadline
-        # Only of the reference is it known which variant it is.
-        self.judge = Judge.of(job.arch, job.variant) if job.target.kind == "reference" else Judge()
+        self.suite = suite_of(job.target, job.variant)
+        self.judge = judge_of(job.target, job.arch, job.variant)
         self.failures: dict[str, Failure] = {}
         self.steps: dict[str, list[Step]] = {}
         """The steps of a state machine that made the failure's run."""
@@ -247,7 +106,7 @@ class _Profile:
             self._work()
         if self.deadline.interrupted:
             self.cut_short = "interrupted"
-        scope = [i.id for i in in_scope(self.job.target.interface, self.job.target.kind)]
+        scope = [i.id for i in in_scope(self.job.target, self.job.variant)]
         scope += [id_ for id_ in self.failures if id_ not in scope]
         self._find_roots()
         return Done(
@@ -258,9 +117,10 @@ class _Profile:
         )
 
     def _work(self) -> None:
-        # A violation is for the machines to find again, with the shortest run.
-        with contextlib.suppress(Violation):
-            smoke(self.job.target.interface, self._make())
+        if self.suite.driver is not None:
+            # A violation is for the machine to find again, with the shortest run.
+            with contextlib.suppress(Violation):
+                smoke(self.job.target.interface, self._make())
         for stage in self._stages():
             if self.deadline.passed():
                 self.cut_short = OUT_OF_BUDGET
@@ -285,17 +145,14 @@ class _Profile:
         return self.job.target.make(self.job.arch, self.job.variant)
 
     def _stages(self) -> list[Callable[[], bool]]:
-        sampled, exhaustive = self.job.engine in ("sampled", "all"), self.job.engine in ("exhaustive", "all")
-        if self.job.target.interface == "ReservationMap":
-            return [self._map_machine]
-        if self.job.target.kind != "reference":
-            return [self._machine]
-        stages: list[Callable[[], bool]] = []
-        if sampled:
-            stages += [self._drills, self._machine, self._plans]
-        if exhaustive:
-            stages += [self._scenarios]
-        return stages
+        """What the suite has for the engine; where there is nothing to explore, sampling is all that can be done."""
+        suite, engine = self.suite, self.job.engine
+        stages = []
+        if engine != "exhaustive" or not suite.scenarios:
+            stages += [(self._drills, suite.drills), (self._machine, suite.driver), (self._plans, suite.plan)]
+        if engine != "sampled":
+            stages += [(self._scenarios, suite.scenarios)]
+        return [stage for stage, material in stages if material]
 
     def _repeat(self, stage: Callable[[], bool]) -> None:
         """Run a stage, and again without what has failed, to see what else is wrong."""
@@ -309,46 +166,39 @@ class _Profile:
     # -- stages; each says whether something has failed ------------------------------------------------------------------
 
     def _drills(self) -> bool:
-        for name in DRILLS:
-            self._keep_execution(drill(name, self.job.arch, self.job.variant)(ClearLast()), {"drill": name})
-        self.operations += len(DRILLS)
+        for drill in self.suite.drills:
+            if drill.applies(self.job.arch, self.job.variant):
+                self._keep_execution(drill.rehearse(self.job.arch, self.job.variant), {"drill": drill.name})
+                self.operations += 1
         return bool(self.failures)
 
     def _machine(self) -> bool:
-        # Only the reference shows its inside; of others more has to be seen from outside.
-        examples = self.job.effort.machine_examples * (1 if self.job.target.kind == "reference" else 10)
-        machine = kernel_machine() if self.job.target.kind == "kernel" else MemoryManagerMachine
+        driver = self.suite.driver
+        assert driver is not None
         return self._keep_sampled(
             run_machine(
-                machine, self._make, examples=examples, seed_=self.seed,
-                record=self.job.target.kind == "reference", deadline=self.deadline,
+                driver.machine, self._make, examples=driver.examples, seed_=self.seed, record=driver.record,
+                deadline=self.deadline,
             )
         )  # fmt: skip
 
-    def _map_machine(self) -> bool:
-        return self._keep_sampled(
-            run_machine(
-                ReservationMapMachine, self._make, examples=self.job.effort.plans * 2, seed_=self.seed, record=True,
-                deadline=self.deadline,
-            )
-        )
-
     def _plans(self) -> bool:
-        job = self.job
+        job, plan = self.job, self.suite.plan
+        assert plan is not None
         return self._keep_sampled(
-            run_plans(job.arch, job.variant, examples=job.effort.plans, seed_=self.seed, deadline=self.deadline)
+            run_plans(plan, job.arch, job.variant, examples=job.effort.plans, seed_=self.seed, deadline=self.deadline)
         )
 
     def _scenarios(self) -> bool:
         failed = False
-        for name, scenario in SCENARIOS.items():
-            if self.job.variant not in scenario.variants:
+        for scenario in self.suite.scenarios:
+            if not scenario.applies(self.job.arch, self.job.variant):
                 continue
             if self.deadline.passed():
                 self.cut_short = OUT_OF_BUDGET
                 break
             found = explore(
-                program(name, self.job.arch, self.job.variant),
+                scenario.program(self.job.arch, self.job.variant),
                 max_executions=self.job.effort.executions,
                 budget_seconds=self.deadline.left,
                 progress=self._stop_if_interrupted,
@@ -356,7 +206,7 @@ class _Profile:
             )
             self.operations += found.executions
             for execution in found.violations:
-                failed |= self._keep_execution(execution, {"scenario": name})
+                failed |= self._keep_execution(execution, {"scenario": scenario.name})
         return failed
 
     # -- what is kept of a failure ---------------------------------------------------------------------------------------
@@ -415,7 +265,8 @@ class _Profile:
         reasons = {r for r in REGISTRY[id_].implied_by if r in self.failures}
         if id_ in self.steps:
             machine = machine_of(self.job.target, self.job.arch, self.job.variant)
-            first, made = violation_of(self.steps[id_], machine, Judge())
+            judge = judge_of(self.job.target, self.job.arch, self.job.variant)
+            first, made = violation_of(self.steps[id_], machine, judge)
             if first is not None and len(made.steps) < len(self.steps[id_]):
                 reasons |= {first.invariant.id} & self.failures.keys()
         return reasons - {id_}

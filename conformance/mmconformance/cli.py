@@ -12,11 +12,13 @@ import msgspec
 import typer
 
 from mmconformance.verdicts import INTERRUPTED
+from mmspec.config import SYSTEMS
 from mmspec.errors import ImplementationFailure, UsageError
 
 if TYPE_CHECKING:
     from mmconformance.adapters.loading import Target
     from mmconformance.bugs import MutantResult
+    from mmconformance.scenarios import Scenario
     from mmconformance.verdicts import Report
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -29,7 +31,9 @@ Implementation = Annotated[
 Interface = Annotated[str | None, typer.Option(help="ReservationMap or MemoryManager.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result to this file as JSON.")]
 Arch = Annotated[str, typer.Option(help="Architecture profile, several with commas, or `all`.")]
-Variant = Annotated[str, typer.Option(help="Locking variant: instantiation_mutex, tentative, or `all`.")]
+System = Annotated[str, typer.Option(help=f"{', '.join(SYSTEMS)}, or `all`.")]
+VARIANTS = "; ".join(f"{', '.join(variants)} of {system}" for system, variants in SYSTEMS.items())
+Variant = Annotated[str, typer.Option(help=f"{VARIANTS}; or `all`.")]
 Budget = Annotated[float | None, typer.Option(min=0.1, help="Seconds.")]
 
 
@@ -39,17 +43,6 @@ def mmspec(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         print(context.get_help())
         raise typer.Exit(2)
-
-
-def variants_of(selection: str) -> list[str]:
-    """The variants that an option names."""
-    from mmspec.config import VARIANTS
-
-    if selection == "all":
-        return list(VARIANTS)
-    if selection not in VARIANTS:
-        raise UsageError(f"no locking variant is called {selection!r}; known are {', '.join(VARIANTS)}")
-    return [selection]
 
 
 def writable(path: Path | None) -> Path | None:
@@ -83,6 +76,7 @@ def dump(document: Any) -> str:
 def check(
     implementation: Implementation = None,
     interface: Interface = None,
+    system: System = "all",
     arch: Arch = "all",
     variant: Variant = "all",
     engine: Annotated[str, typer.Option(help="sampled, exhaustive or all.")] = "all",
@@ -101,7 +95,8 @@ def check(
     from mmconformance.adapters.loading import load_target
     from mmconformance.report import html_page, junit_xml
 
-    report = _checked(load_target(implementation, interface), arch, variant, engine, budget, seed)
+    target = load_target(implementation, interface)
+    report = _checked(target, system, arch, variant, engine, budget, seed)
     write(json, dump(report.document()))
     write(junit, junit_xml(report))
     if html is not None:
@@ -109,22 +104,24 @@ def check(
     raise typer.Exit(report.exit_status)
 
 
-def _checked(target: Target, arch: str, variant: str, engine: str, budget: float | None, seed: int) -> Report:
+def _checked(
+    target: Target, system: str, arch: str, variant: str, engine: str, budget: float | None, seed: int
+) -> Report:
     """Run the suite, and show what it says."""
     from mmconformance.check import check as run
     from mmconformance.report import progress, terminal
+    from mmconformance.suites import variants_of
     from mmspec.arch import architectures
 
     _need_contracts()
     archs = [a.name for a in architectures(arch)]
+    variants = variants_of(target, variant, system)
     if target.kind == "kernel":
         from mmconformance.adapters.kernel.probe import host_profile
 
         archs = [host_profile()]
     with progress(target.name) as say:
-        report = run(
-            target, archs=archs, variants=variants_of(variant), engine=engine, budget=budget, seed=seed, progress=say
-        )
+        report = run(target, archs=archs, variants=variants, engine=engine, budget=budget, seed=seed, progress=say)
     terminal(report)
     return report
 
@@ -140,6 +137,7 @@ def _need_contracts() -> None:
 def campaign(
     implementation: Implementation = None,
     interface: Interface = None,
+    system: System = "all",
     arch: Arch = "all",
     variant: Variant = "all",
     budget: Annotated[float, typer.Option(min=1, help="Seconds.")] = 3600,
@@ -154,7 +152,7 @@ def campaign(
     target = load_target(implementation, interface)
     failing = replay_corpus(target, print)
     seed = secrets.randbelow(1 << 32) if seed is None else seed
-    report = _checked(target, arch, variant, "sampled", budget, seed)
+    report = _checked(target, system, arch, variant, "sampled", budget, seed)
     write(json, dump(report.document()))
     raise typer.Exit(report.exit_status or (1 if failing else 0))
 
@@ -163,16 +161,21 @@ def campaign(
 def list_(
     area: Annotated[str | None, typer.Option(help="Only this area, such as HTLB-RSV.")] = None,
     kind: Annotated[str | None, typer.Option(help="Only this kind, such as `lock rule`.")] = None,
+    system: System = "all",
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List the invariants."""
     registry = load_registry()
     chosen = [
-        i for i in registry if (area is None or i.area == area.upper()) and (kind is None or i.kind.value == kind.lower())
+        i
+        for i in registry
+        if system in ("all", i.system)
+        and (area is None or i.area == area.upper())
+        and (kind is None or i.kind.value == kind.lower())
     ]
     if not chosen:
         areas = ", ".join(dict.fromkeys(i.area for i in registry))
-        raise UsageError(f"no invariant has that area and kind; areas are {areas}")
+        raise UsageError(f"no invariant has that area, kind and system; areas are {areas}")
     if json:
         shown = ("id", "sentence", "area", "guard", "on", "fields", "functions", "locks", "variants", "interfaces")
         rows = [{n: getattr(i, n) for n in shown} | {"kind": i.kind.value, "over": i.over.value} for i in chosen]
@@ -211,7 +214,7 @@ def explore(
     scenario: Annotated[str | None, typer.Argument()] = None,
     list_all: Annotated[bool, typer.Option("--list", help="List the scenarios.")] = False,
     arch: Annotated[str, typer.Option()] = "x86_64",
-    variant: Variant = "tentative",
+    variant: Annotated[str | None, typer.Option(help=f"{VARIANTS}; `all`; or the scenario's usual one.")] = None,
     plain: Annotated[bool, typer.Option(help="Without reduction: every interleaving.")] = False,
     budget: Budget = None,
     failures: Annotated[int, typer.Option(min=0, help="How many allocations may fail in one run.")] = 0,
@@ -220,7 +223,7 @@ def explore(
     """Run a scenario under every schedule, up to equivalence."""
     from mmconformance.engines.exhaustive import explore as run
     from mmconformance.report import exploration_document, print_exploration, progress
-    from mmconformance.scenarios import SCENARIOS, program
+    from mmconformance.scenarios import SCENARIOS
     from mmconformance.scenarios import scenario as find
     from mmspec.arch import architecture
     from mmspec.invariant import Judge, judging
@@ -231,14 +234,14 @@ def explore(
         return
     writable(json)
     _need_contracts()
-    find(scenario)
+    chosen = find(scenario)
     profile = architecture(arch).name
     broken = False
     documents = []
-    for name in variants_of(variant):
+    for name in _variants(chosen, profile, variant):
         with judging(Judge.of(profile, name)), progress(scenario) as say:
             found = run(
-                program(scenario, profile, name),
+                chosen.program(profile, name),
                 reduction=not plain,
                 budget_seconds=budget,
                 failures=failures,
@@ -251,6 +254,17 @@ def explore(
             break
     write(json, dump(documents[0] if len(documents) == 1 else documents))
     raise typer.Exit(INTERRUPTED if found.interrupted else 1 if broken else 0)
+
+
+def _variants(scenario: Scenario, arch: str, selection: str | None) -> list[str]:
+    """The variants in which the scenario is to be run; a wrong one is refused when it is its turn."""
+    from mmconformance.suites import SUITES
+
+    if selection not in (None, "all"):
+        return [selection]
+    fitting = [v for v in scenario.variants if scenario.applies(arch, v)] or list(scenario.variants)
+    usual = SUITES[scenario.system].usual
+    return fitting if selection == "all" else [usual if usual in fitting else fitting[0]]
 
 
 @app.command()

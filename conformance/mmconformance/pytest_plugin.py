@@ -21,7 +21,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--mm-implementation", default=None, help="package.module:attribute, exec:PROGRAM or kernel")
     group.addoption("--mm-interface", default=None, help="ReservationMap or MemoryManager")
     group.addoption("--mm-arch", default="x86_64", help="architecture profile, several with commas, or all")
-    group.addoption("--mm-variant", default="all", help="locking variant, or all")
+    group.addoption("--mm-system", default="all", help="system, such as hugetlb, or all")
+    group.addoption("--mm-variant", default="all", help="variant of the reference, or all")
     group.addoption("--mm-seed", default=0, type=int, help="seed of the sampled engine")
 
 
@@ -37,15 +38,16 @@ def _report(config: pytest.Config) -> Report:
     if found is None:
         from mmconformance.adapters.loading import load_target
         from mmconformance.check import check
-        from mmconformance.cli import variants_of
+        from mmconformance.suites import variants_of
         from mmspec.arch import architectures
         from mmspec.errors import ImplementationFailure, UsageError
 
         try:
+            target = load_target(config.getoption("--mm-implementation"), config.getoption("--mm-interface"))
             found = check(
-                load_target(config.getoption("--mm-implementation"), config.getoption("--mm-interface")),
+                target,
                 archs=[a.name for a in architectures(config.getoption("--mm-arch"))],
-                variants=variants_of(config.getoption("--mm-variant")),
+                variants=variants_of(target, config.getoption("--mm-variant"), config.getoption("--mm-system")),
                 seed=config.getoption("--mm-seed"),
             )
         except (UsageError, ImplementationFailure) as error:

@@ -10,17 +10,14 @@ from typing import Any
 import attrs
 
 from mmconformance.adapters.loading import Target, load_target
-from mmconformance.adapters.running import kernel_machine
 from mmconformance.engines.execution import Execution
 from mmconformance.engines.replay import Recording, digest, load, save
-from mmconformance.engines.sampled import run_plan
+from mmconformance.engines.sampled import Plan, run_plan
 from mmconformance.engines.schedules import Recorded
-from mmconformance.machines.concurrent import Call, Mapped, Plan
-from mmconformance.machines.memory_manager import MemoryManagerMachine
-from mmconformance.machines.reservation_map import ReservationMapMachine
 from mmconformance.machines.steps import Step, perform
-from mmconformance.scenarios import drill, program
-from mmconformance.scenarios.drills import ClearLast
+from mmconformance.scenarios import drill, scenario
+from mmconformance.suites import SUITES, judge_of, suite_of
+from mmspec.config import system_of
 from mmspec.errors import UsageError, Violation
 from mmspec.invariant import Judge, judging
 from mmspec.trace import Recorder
@@ -73,11 +70,15 @@ class Replayed:
 
 
 def machine_of(target: Target, arch: str, variant: str) -> Callable[[], Any]:
-    """What makes the state machine by which implementations of that kind are driven, with the target as its subject."""
-    driver = kernel_machine() if target.kind == "kernel" else MemoryManagerMachine
-    base = {"MemoryManager": driver, "ReservationMap": ReservationMapMachine}[target.interface]
+    """What makes the state machine by which implementations of that kind are driven, with the target as its subject.
 
-    class Machine(base):  # type: ignore[valid-type, misc]
+    :raises UsageError: if there is none.
+    """
+    driver = suite_of(target, variant).driver
+    if driver is None:
+        raise UsageError(f"{variant} of {target.name} is not driven by single calls")
+
+    class Machine(driver.machine):  # type: ignore[valid-type, misc]
         def subject(self) -> Any:
             return target.make(arch, variant)
 
@@ -90,7 +91,7 @@ def _replay_steps(recording: Recording) -> Replayed:
     :raises UsageError: if the implementation cannot be loaded, or the steps are not those of its machine.
     """
     target = load_target(None if recording.implementation == "reference" else recording.implementation)
-    judge = Judge.of(recording.arch, recording.variant) if target.kind == "reference" else Judge()
+    judge = judge_of(target, recording.arch, recording.variant)
     machine = machine_of(target, recording.arch, recording.variant)
     try:
         steps = [(str(name), dict(arguments)) for name, arguments in recording.program["steps"]]
@@ -128,22 +129,19 @@ def replay(path: Path) -> Replayed:
 def _execute(recording: Recording, path: Path) -> Execution:
     source = recording.program
     if "scenario" in source:
-        return program(source["scenario"], recording.arch, recording.variant)(Recorded(recording.decisions))
+        return scenario(source["scenario"]).program(recording.arch, recording.variant)(Recorded(recording.decisions))
     if "drill" in source:
-        return drill(source["drill"], recording.arch, recording.variant)(ClearLast())
+        return drill(source["drill"]).rehearse(recording.arch, recording.variant)
     if "plan" in source:
-        return run_plan(_plan(source["plan"]), recording.arch, recording.variant)
+        return run_plan(_plan(source["plan"], recording.variant), recording.arch, recording.variant)
     raise UsageError(f"{path} does not say which program it records")
 
 
-def _plan(fields: dict[str, Any]) -> Plan:
+def _plan(fields: dict[str, Any], variant: str) -> Plan:
+    plan = SUITES[system_of(variant)].plan
     try:
-        return Plan(
-            **{
-                **fields,
-                "mappings": [Mapped(**m) for m in fields["mappings"]],
-                "threads": [[Call(**c) for c in calls] for calls in fields["threads"]],
-            }
-        )
+        if plan is not None:
+            return plan.read(fields)
     except (TypeError, KeyError):
-        raise UsageError("the recording holds a program that this version does not know") from None
+        pass
+    raise UsageError("the recording holds a program that this version does not know")

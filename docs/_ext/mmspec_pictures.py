@@ -15,7 +15,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import mmspec
 from mmreference.manager import ReferenceMemoryManager
-from mmspec.config import VARIANTS
+from mmspec.config import HUGETLB, SYSTEMS
 from mmspec.invariants.hugetlb.locks import LOCK_ORDER
 from mmspec.state import Setup
 from mmspec.trace import Recorder
@@ -195,7 +195,7 @@ def _seen_edges() -> set[tuple[str, str]]:
     seen: set[tuple[str, str]] = set()
     before = Recorder.active
     try:
-        for variant in VARIANTS:
+        for variant in SYSTEMS[HUGETLB]:
             Recorder.active = Recorder()
             machine = ReferenceMemoryManager(variant=variant)
             _exercise(machine)

@@ -11,16 +11,22 @@ from types import ModuleType
 
 import attrs
 
-from mmspec.config import VARIANTS
+from mmspec.config import SYSTEMS
+from mmspec.contracts import system_of_module
 
 
 @attrs.frozen
 class Edit:
-    """Replace `old`, which occurs once in the module's source, by `new`."""
+    """Replace `old`, which occurs once in the source of the reference's module, by `new`."""
 
     module: str
     old: str
     new: str
+
+    @property
+    def target(self) -> str:
+        """The module's full name."""
+        return f"mmreference.{self.module}"
 
 
 @attrs.frozen
@@ -34,7 +40,14 @@ class Mutant:
     edits: tuple[Edit, ...]
     expects: tuple[str, ...]
     """Ids of the invariants that describe the mistake; one of them has to be the one that finds it."""
-    variants: tuple[str, ...] = VARIANTS
+    variants: tuple[str, ...] = attrs.field(
+        default=attrs.Factory(lambda self: SYSTEMS[self.system], takes_self=True)
+    )
+
+    @property
+    def system(self) -> str:
+        """The system that has the mistake."""
+        return system_of_module(self.edits[0].target)
 
 
 class Mutator(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -43,7 +56,7 @@ class Mutator(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def __init__(self, mutant: Mutant) -> None:
         self.edits: dict[str, list[Edit]] = {}
         for edit in mutant.edits:
-            self.edits.setdefault(f"mmreference.{edit.module}", []).append(edit)
+            self.edits.setdefault(edit.target, []).append(edit)
 
     def install(self) -> None:
         """From here on imports are mutated.

@@ -32,33 +32,33 @@ def main(id_: str) -> None:
 
 def hunt(mutant: Mutant, arch: str = "x86_64") -> tuple[str, int]:
     """The id of the invariant that was broken ("" if none was), and how many programs were run until then."""
-    import mmspec.invariants  # noqa: F401
     from mmconformance.engines.exhaustive import explore
     from mmconformance.engines.sampled import run_plans
-    from mmconformance.scenarios import DRILLS, SCENARIOS, drill, program
-    from mmconformance.scenarios.drills import ClearLast
+    from mmconformance.suites import SUITES
     from mmspec.invariant import Judge, judging
 
+    suite = SUITES[mutant.system]
     executions = 0
     for variant in mutant.variants:
         with judging(Judge.of(arch, variant)):
-            for name in DRILLS:
-                executions += 1
-                violation = drill(name, arch, variant)(ClearLast()).violation
-                if violation is not None:
-                    return violation.invariant.id, executions
+            for drill in suite.drills:
+                if drill.applies(arch, variant):
+                    executions += 1
+                    violation = drill.rehearse(arch, variant).violation
+                    if violation is not None:
+                        return violation.invariant.id, executions
     for variant in mutant.variants:
         with judging(Judge.of(arch, variant)):
-            for name, scenario in SCENARIOS.items():
-                found = explore(
-                    program(name, arch, variant), max_executions=400, failures=scenario.failures, stop_at_first=True
-                )
-                executions += found.executions
-                if found.violations and found.violations[0].violation is not None:
-                    return found.violations[0].violation.invariant.id, executions
-    for variant in mutant.variants:
+            for scenario in suite.scenarios:
+                if scenario.applies(arch, variant):
+                    program = scenario.program(arch, variant)
+                    found = explore(program, max_executions=400, failures=scenario.failures, stop_at_first=True)
+                    executions += found.executions
+                    if found.violations and found.violations[0].violation is not None:
+                        return found.violations[0].violation.invariant.id, executions
+    for variant in mutant.variants if suite.plan is not None else ():
         with judging(Judge.of(arch, variant)):
-            sampled = run_plans(arch, variant, examples=600, seed_=0)
+            sampled = run_plans(suite.plan, arch, variant, examples=600, seed_=0)
             executions += sampled.operations
             if sampled.violation is not None:
                 return sampled.violation.invariant.id, executions

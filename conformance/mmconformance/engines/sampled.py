@@ -5,21 +5,53 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar, Protocol, Self
 
 import attrs
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+from hypothesis.strategies import SearchStrategy
 
 from mmconformance.engines.deadline import Deadline
 from mmconformance.engines.execution import Execution
 from mmconformance.engines.schedules import Drawn
 from mmconformance.hazards import violation_for
-from mmconformance.machines.concurrent import Plan, plans
 from mmconformance.machines.steps import Step, shortest
-from mmconformance.scenarios.stage import performance
+from mmconformance.scenarios.staging import Stage, performance
 from mmspec.errors import Violation
 from mmspec.trace import Recorder, recording
+
+
+class Plan(Protocol):
+    """A random concurrent program of a system: an attrs class whose fields can be written as JSON."""
+
+    stage: ClassVar[type[Stage]]
+
+    @property
+    def picks(self) -> list[int]:
+        """Which thread goes on, see :class:`~mmconformance.engines.schedules.Drawn`."""
+
+    @property
+    def failures(self) -> list[int]:
+        """What fails."""
+
+    @property
+    def operations(self) -> int:
+        """How many calls the threads make."""
+
+    def script(self, stage: Any) -> None:
+        """Set the stage and enter the threads."""
+
+    @classmethod
+    def drawn(cls) -> SearchStrategy[Self]:
+        """How it is drawn."""
+
+    @classmethod
+    def read(cls, fields: dict[str, Any]) -> Self:
+        """The one that was written as these fields.
+
+        :raises TypeError, KeyError: if they are not those of a plan.
+        """
 
 
 @attrs.define
@@ -130,7 +162,9 @@ def run_machine(
     return found
 
 
-def run_plans(arch: str, variant: str, *, examples: int, seed_: int, deadline: Deadline | None = None) -> Sampled:
+def run_plans(
+    kind: type[Plan], arch: str, variant: str, *, examples: int, seed_: int, deadline: Deadline | None = None
+) -> Sampled:
     """Run random concurrent programs on the reference; none begins after the deadline."""
     found = Sampled()
     clock = deadline or Deadline()
@@ -138,13 +172,13 @@ def run_plans(arch: str, variant: str, *, examples: int, seed_: int, deadline: D
 
     @seed(seed_)
     @sample_settings(examples)
-    @given(plans)
+    @given(kind.drawn())
     def attempt(plan: Plan) -> None:
         if clock.passed(SHRINKING if failing else 0.0):
             raise _TimeIsUp
         found.plan = plan
         execution = found.execution = run_plan(plan, arch, variant)
-        found.operations += sum(len(calls) for calls in plan.threads)
+        found.operations += plan.operations
         if execution.violation is not None:
             failing[:] = [(execution.violation, plan, execution)]
             raise execution.violation
@@ -161,5 +195,5 @@ def run_plans(arch: str, variant: str, *, examples: int, seed_: int, deadline: D
 
 def run_plan(plan: Plan, arch: str, variant: str) -> Execution:
     """Run one drawn program under its drawn schedule."""
-    program = performance("random program", plan.script, arch, variant)
+    program = performance("random program", plan.stage, plan.script, arch, variant)
     return program(Drawn(plan.picks, plan.failures))

@@ -5,12 +5,12 @@ Hypothesis draws all of it, and shrinks all of it: towards fewer operations, no 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 from hypothesis import strategies as st
 
-from mmconformance.scenarios.stage import Stage
+from mmconformance.scenarios.hugetlb.stage import Stage
 
 small = st.integers(0, 3)
 
@@ -44,6 +44,7 @@ class Mapped:
 class Plan:
     """A whole program, with its schedule."""
 
+    stage: ClassVar[type[Stage]] = Stage
     pool: int
     overcommit: int
     quota: int | None
@@ -52,6 +53,23 @@ class Plan:
     threads: list[list[Call]]
     picks: list[int]
     failures: list[int]
+
+    @property
+    def operations(self) -> int:
+        """How many calls the threads make."""
+        return sum(len(calls) for calls in self.threads)
+
+    @classmethod
+    def drawn(cls) -> st.SearchStrategy[Plan]:
+        """How it is drawn."""
+        return plans
+
+    @classmethod
+    def read(cls, fields: dict[str, Any]) -> Plan:
+        """The one that was written as these fields."""
+        mappings = [Mapped(**m) for m in fields["mappings"]]
+        threads = [[Call(**c) for c in calls] for calls in fields["threads"]]
+        return cls(**{**fields, "mappings": mappings, "threads": threads})
 
     def script(self, stage: Stage) -> None:
         """Set the stage and enter the threads."""

@@ -1,28 +1,40 @@
-"""Small concurrent programs, each with the outcomes that it allows."""
+"""Small programs that each system brings along: scenarios, which run under every schedule, and drills, which run once.
+
+A system has a package here with the modules `stage` (its :class:`~mmconformance.scenarios.staging.Stage`), `races` and
+`drills`. Each public function of the latter two is a script that sets a stage; its name and its docstring are those of
+the scenario.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import attrs
 
-from mmconformance.engines.execution import TaskProgram
-from mmconformance.scenarios import drills, races
-from mmconformance.scenarios.stage import Stage, performance
-from mmspec.config import VARIANTS
+from mmconformance.engines.execution import Execution, TaskProgram
+from mmconformance.scenarios import hugetlb, rmap
+from mmconformance.scenarios.staging import Stage, performance
+from mmspec.arch import architecture
+from mmspec.config import HUGETLB, RMAP, SYSTEMS, features
 from mmspec.errors import UsageError
 
 
 @attrs.frozen
 class Scenario:
-    """A program that is run under every schedule."""
+    """A script, and where it can be performed."""
 
     name: str
     description: str
-    script: Callable[[Stage], None]
-    variants: tuple[str, ...] = VARIANTS
+    system: str
+    stage: type[Stage]
+    script: Callable[[Any], None]
+    variants: tuple[str, ...]
+    """Those of its system in which it makes sense."""
+    features: tuple[str, ...] = ()
+    """What the kernel has to have, by names of :data:`mmspec.config.FEATURES`."""
     failures: int = 0
     """How many allocations may fail in one run."""
 
@@ -31,28 +43,48 @@ class Scenario:
         """The name in words."""
         return self.name.replace("_", " ")
 
+    def applies(self, arch: str, variant: str) -> bool:
+        """Whether it can be performed in that profile."""
+        return variant in self.variants and set(self.features) <= features(architecture(arch), variant)
 
-def _collect(module: ModuleType) -> dict[str, Scenario]:
-    found = {}
+    def program(self, arch: str, variant: str) -> TaskProgram:
+        """What an engine executes in that profile.
+
+        :raises UsageError: if it cannot be performed there.
+        """
+        if not self.applies(arch, variant):
+            needs = f", with {', '.join(self.features)}" if self.features else ""
+            raise UsageError(f"{self.name} does not run on {arch}/{variant}; it does in {', '.join(self.variants)}{needs}")
+        return performance(self.name, self.stage, self.script, arch, variant)
+
+    def rehearse(self, arch: str, variant: str) -> Execution:
+        """Run it once, in the order that its stage has for that."""
+        return self.program(arch, variant)(self.stage.rehearsal())
+
+
+def _collect(system: str, stage: type[Stage], module: ModuleType) -> list[Scenario]:
+    found = []
     for name, script in vars(module).items():
         if inspect.isfunction(script) and script.__module__ == module.__name__ and not name.startswith("_"):
             description = " ".join((inspect.getdoc(script) or "").split())
-            found[name] = Scenario(name, description, script, failures=WITH_FAILURES.get(name, 0))
+            conditions = {"variants": SYSTEMS[system], **getattr(script, "conditions", {})}
+            found.append(Scenario(name, description, system, stage, script, **conditions))
     return found
 
 
-#: Scenarios in which allocations fail as well: there are few enough orders for it.
-WITH_FAILURES = {
-    "shared_last_page_2": 1,
-    "private_noreserve_last_page": 1,
-    "fork_between_reserve_and_fault": 1,
-    "fault_against_munmap": 1,
-    "two_reserves": 1,
-    "surplus_against_free": 1,
-}
+def _by_name(scenarios: list[Scenario]) -> dict[str, Scenario]:
+    found: dict[str, Scenario] = {}
+    for each in scenarios:
+        if each.name in found:
+            raise ValueError(f"{each.system} and {found[each.name].system} both have {each.name}")
+        found[each.name] = each
+    return found
 
-SCENARIOS = _collect(races)
-DRILLS = _collect(drills)
+
+_PACKAGES = {HUGETLB: hugetlb, RMAP: rmap}
+
+SCENARIOS = _by_name([s for system, p in _PACKAGES.items() for s in _collect(system, p.stage.Stage, p.races)])
+DRILLS = _by_name([s for system, p in _PACKAGES.items() for s in _collect(system, p.stage.Stage, p.drills)])
 
 
 def scenario(name: str) -> Scenario:
@@ -65,12 +97,11 @@ def scenario(name: str) -> Scenario:
     return SCENARIOS[name]
 
 
-def program(name: str, arch: str, variant: str) -> TaskProgram:
-    """What an engine executes for the scenario in that profile."""
-    chosen = scenario(name)
-    return performance(chosen.name, chosen.script, arch, variant)
+def drill(name: str) -> Scenario:
+    """The drill of that name.
 
-
-def drill(name: str, arch: str, variant: str) -> TaskProgram:
-    """A short sequence, as a program."""
-    return performance(name, DRILLS[name].script, arch, variant)
+    :raises UsageError: if there is none.
+    """
+    if name not in DRILLS:
+        raise UsageError(f"no drill is called {name!r}")
+    return DRILLS[name]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mmconformance.scenarios.stage import Stage
+from mmconformance.scenarios.hugetlb.stage import Stage
+from mmconformance.scenarios.staging import conditions
 
 
 def _shared_racers(stage: Stage, threads: int, pool: int = 1, *, alike: bool = False) -> None:
@@ -16,6 +17,7 @@ def _shared_racers(stage: Stage, threads: int, pool: int = 1, *, alike: bool = F
     stage.facts["excess"] = 0
 
 
+@conditions(failures=1)
 def shared_last_page_2(stage: Stage) -> None:
     """Two processes fault the same offset of a shared mapping; there is one page, and it is reserved."""
     _shared_racers(stage, 2)
@@ -45,6 +47,7 @@ def private_last_page_3(stage: Stage) -> None:
     _private_racers(stage, 3, noreserve=False, alike=True)
 
 
+@conditions(failures=1)
 def private_noreserve_last_page(stage: Stage) -> None:
     """Two threads write the same offset of a private mapping without reservation; one page is free."""
     _private_racers(stage, 2, noreserve=True)
@@ -131,6 +134,7 @@ def private_fault_against_truncate(stage: Stage) -> None:
     stage.race("truncate", "truncate", file, 0)
 
 
+@conditions(failures=1)
 def fault_against_munmap(stage: Stage) -> None:
     """A thread writes the middle page of a private mapping while another one unmaps it."""
     stage.start(3)
@@ -141,6 +145,7 @@ def fault_against_munmap(stage: Stage) -> None:
     stage.race("munmap", "munmap", pid, middle, 1)
 
 
+@conditions(failures=1)
 def fork_between_reserve_and_fault(stage: Stage) -> None:
     """A thread of a process with a private reservation faults while another one forks."""
     stage.start(2)
@@ -158,6 +163,7 @@ def resize_against_reserve(stage: Stage) -> None:
     stage.race("mmap", "mmap", pid, 2)
 
 
+@conditions(failures=1)
 def two_reserves(stage: Stage) -> None:
     """Two mappings reserve at once; only one of them fits."""
     stage.start(2)
@@ -189,6 +195,7 @@ def victim_of_a_race(stage: Stage) -> None:
     stage.facts["excess"] = 0
 
 
+@conditions(failures=1)
 def surplus_against_free(stage: Stage) -> None:
     """A mapping reserves by surplus pages while another process frees pages and a third takes one."""
     stage.start(1, overcommit=2)

@@ -153,9 +153,11 @@ ALL = (
         "One thread holds the last page between the pool and the page cache; another one that wants that very page "
         "finds the pool empty and is killed.",
         GIBSON,
-        (Edit("mm.hugetlb.pool", "    if h.counts_in_flight:\n        h.tentative_huge_pages += 1\n    set_page_tentative(page, tag)",
+        (Edit("mm.hugetlb.pool", "    if h.counts_in_flight:\n        h.tentative_huge_pages += 1\n"
+              "    set_page_tentative(page, tag)",
               "    set_page_tentative(page, tag)"),
-         Edit("mm.hugetlb.pool", "    if h.counts_in_flight:\n        h.tentative_huge_pages -= 1\n    set_page_tentative(page, 0)",
+         Edit("mm.hugetlb.pool", "    if h.counts_in_flight:\n        h.tentative_huge_pages -= 1\n"
+              "    set_page_tentative(page, 0)",
               "    set_page_tentative(page, 0)")),
         ("HTLB-INF-001", "HTLB-INF-004"), (TENTATIVE,),
     ),
@@ -163,7 +165,8 @@ ALL = (
         "C-32", "in-flight count leaks on backout",
         "A fault that returns its page forgets the count; from then on every true shortage is an endless retry.",
         GIBSON + ", review point 4",
-        (Edit("mm.hugetlb.pool", "        if tag:\n            _landed(h, page)\n            emit(\"pool_return\", page=page, tag=tag)",
+        (Edit("mm.hugetlb.pool", "        if tag:\n            _landed(h, page)\n"
+              "            emit(\"pool_return\", page=page, tag=tag)",
               "        if tag:\n            _landed(h, page)\n            h.tentative_huge_pages += 1\n"
               "            emit(\"pool_return\", page=page, tag=tag)"),),
         ("HTLB-INF-001", "HTLB-INF-022", "HTLB-RSV-015", "HTLB-RSV-016"), (TENTATIVE,),
@@ -194,7 +197,8 @@ ALL = (
         "Between the settle and the insertion the page is neither in flight nor findable, and a competitor is told "
         "that there is no memory.",
         GIBSON,
-        (Edit("mm.hugetlb.fault", "    set_huge_pte_at(mm, vma, vpn, entry)\n    if new:\n        await keep_huge_page(page, vma, idx)\n",
+        (Edit("mm.hugetlb.fault", "    set_huge_pte_at(mm, vma, vpn, entry)\n    if new:\n"
+              "        await keep_huge_page(page, vma, idx)\n",
               "    if new:\n        await keep_huge_page(page, vma, idx)\n    set_huge_pte_at(mm, vma, vpn, entry)\n"),),
         ("HTLB-INF-006",), (TENTATIVE,),
     ),
@@ -203,7 +207,8 @@ ALL = (
         "The loser of a race gave its page back without raising the reserve; anybody could take it, and a promise was "
         "broken.",
         GIBSON,
-        (Edit("mm.hugetlb.pool", "    h.resv_huge_pages += 1\n    del resv_map.drawn[offset]\n", "    del resv_map.drawn[offset]\n"),),
+        (Edit("mm.hugetlb.pool", "    h.resv_huge_pages += 1\n    del resv_map.drawn[offset]\n",
+              "    del resv_map.drawn[offset]\n"),),
         ("HTLB-RSV-015", "HTLB-RSV-017", "HTLB-RSV-004", "HTLB-RSV-005", "HTLB-ALC-014"),
     ),
     Mutant(
@@ -288,7 +293,8 @@ ALL = (
         "POSTED-2006-TAG", "tag survives on free pages, as posted",
         "The posted free path evaluates the tag and leaves it in place.",
         GIBSON,
-        (Edit("mm.hugetlb.pool", "        h.tentative_huge_pages -= 1\n    set_page_tentative(page, 0)\n    h.inflight.pop(page, None)",
+        (Edit("mm.hugetlb.pool", "        h.tentative_huge_pages -= 1\n    set_page_tentative(page, 0)\n"
+              "    h.inflight.pop(page, None)",
               "        h.tentative_huge_pages -= 1\n    if page._count:\n        set_page_tentative(page, 0)\n"
               "    h.inflight.pop(page, None)"),),
         ("HTLB-POOL-005",), (TENTATIVE,),

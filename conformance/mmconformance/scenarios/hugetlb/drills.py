@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from mmconformance.scenarios.stage import Stage
-from mmreference.kernel.scheduler import First, Task
+from mmconformance.scenarios.hugetlb.stage import Stage
 from mmreference.mm.hugetlb.file import Inode
 from mmreference.mm.hugetlb.mmap import do_mremap, do_munmap, hugetlb_reserve_pages
 from mmreference.mm.hugetlb.pool import hugetlb_report_meminfo, keep_huge_page
@@ -278,14 +277,6 @@ def overlapping_shared_mappings(stage: Stage) -> None:
     manager.truncate(file, 1)
     manager.truncate(file, 5)
     manager.read(two, address)
-
-
-class ClearLast(First):
-    """Whoever clears a page waits until nobody else can go on."""
-
-    def pick(self, enabled: list[Task], last: Task | None) -> Task:
-        """The first one that is not about to finish clearing."""
-        return next((t for t in enabled if t.pending is None or not t.pending.label.startswith("clear")), enabled[0])
 
 
 def clears_in_parallel(stage: Stage) -> None:

@@ -1,0 +1,1 @@
+"""The small concurrent programs that are explored exhaustively."""
