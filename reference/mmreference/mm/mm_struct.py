@@ -10,8 +10,8 @@ from mmspec.invariant import Over
 from mmspec.trace import emit, wrote
 
 if TYPE_CHECKING:
-    from mmreference.mm.anon_vma import AnonVma, AnonVmaChain
     from mmreference.mm.address_space import AddressSpace
+    from mmreference.mm.anon_vma import AnonVma, AnonVmaChain
     from mmreference.mm.mmu_notifier import MmuNotifier
     from mmreference.mm.pagetable import Entry, Present, PteTable
     from mmreference.mm.system import MemCgroup, System

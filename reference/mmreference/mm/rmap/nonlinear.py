@@ -21,9 +21,9 @@ from mmreference.mm.pagetable import (
     entry_under_lock,
     flush_cache_page,
     pmd_index,
+    pte_lockptr,
     ptep_clear_flush_notify,
     ptep_clear_flush_young_notify,
-    pte_lockptr,
     set_pte_at,
 )
 from mmreference.mm.rmap.mapcount import page_remove_rmap
