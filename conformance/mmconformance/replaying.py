@@ -78,7 +78,9 @@ def machine_of(target: Target, arch: str, variant: str) -> Callable[[], Any]:
     if driver is None:
         raise UsageError(f"{variant} of {target.name} is not driven by single calls")
 
-    class Machine(driver.machine):  # type: ignore[valid-type, misc]
+    base = driver.machine
+
+    class Machine(base):  # type: ignore[valid-type, misc]
         def subject(self) -> Any:
             return target.make(arch, variant)
 

@@ -56,7 +56,9 @@ def hunt(mutant: Mutant, arch: str = "x86_64") -> tuple[str, int]:
                     executions += found.executions
                     if found.violations and found.violations[0].violation is not None:
                         return found.violations[0].violation.invariant.id, executions
-    for variant in mutant.variants if suite.plan is not None else ():
+    if suite.plan is None:
+        return "", executions
+    for variant in mutant.variants:
         with judging(Judge.of(arch, variant)):
             sampled = run_plans(suite.plan, arch, variant, examples=600, seed_=0)
             executions += sampled.operations

@@ -22,7 +22,7 @@ from mmspec.errors import Violation
 from mmspec.trace import Recorder, recording
 
 
-class Plan(Protocol):
+class Plan(attrs.AttrsInstance, Protocol):
     """A random concurrent program of a system: an attrs class whose fields can be written as JSON."""
 
     stage: ClassVar[type[Stage]]
@@ -43,7 +43,7 @@ class Plan(Protocol):
         """Set the stage and enter the threads."""
 
     @classmethod
-    def drawn(cls) -> SearchStrategy[Self]:
+    def drawn(cls) -> SearchStrategy[Any]:
         """How it is drawn."""
 
     @classmethod

@@ -5,11 +5,12 @@ Hypothesis draws all of it, and shrinks all of it: towards fewer operations, no 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import attrs
 from hypothesis import strategies as st
 
+from mmconformance.scenarios import staging
 from mmconformance.scenarios.hugetlb.stage import Stage
 
 small = st.integers(0, 3)
@@ -44,7 +45,7 @@ class Mapped:
 class Plan:
     """A whole program, with its schedule."""
 
-    stage: ClassVar[type[Stage]] = Stage
+    stage: ClassVar[type[staging.Stage]] = Stage
     pool: int
     overcommit: int
     quota: int | None
@@ -65,7 +66,7 @@ class Plan:
         return plans
 
     @classmethod
-    def read(cls, fields: dict[str, Any]) -> Plan:
+    def read(cls, fields: dict[str, Any]) -> Self:
         """The one that was written as these fields."""
         mappings = [Mapped(**m) for m in fields["mappings"]]
         threads = [[Call(**c) for c in calls] for calls in fields["threads"]]
