@@ -166,6 +166,9 @@ def list_(
 ) -> None:
     """List the invariants."""
     registry = load_registry()
+    known = dict.fromkeys(i.system for i in registry)
+    if system not in ("all", *known):
+        raise UsageError(f"no system is called {system!r}; known are {', '.join(known)}")
     chosen = [
         i
         for i in registry

@@ -21,7 +21,7 @@ def cite_invariant(invariant: Invariant, link: str) -> str:
 
 def show_invariant(invariant: Invariant) -> str:
     """All that is known of it."""
-    import mmreference.manager  # noqa: F401 - its contracts are among those that cite
+    import mmconformance.scenarios  # noqa: F401 - imports the reference of every system: contracts that cite
 
     rows = {
         "name": invariant.name.replace("_", " "),
