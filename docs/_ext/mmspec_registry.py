@@ -33,16 +33,19 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-import mmreference.manager  # noqa: F401 - its contracts fill CITED_BY
+import mmconformance.scenarios  # noqa: F401 - imports the reference of every system, whose contracts fill CITED_BY
 import mmspec
 import mmspec.invariants
-from mmspec.config import VARIANTS
+from mmspec.config import HUGETLB, RMAP, SYSTEMS
 from mmspec.contracts import CITED_BY
 from mmspec.interfaces import INTERFACES
 from mmspec.invariant import REGISTRY, Invariant
 from mmspec.sources import SOURCES
 
 log = logging.getLogger(__name__)
+
+#: What each system is about.
+SYSTEM_TITLES = {HUGETLB: "Huge-page reservations", RMAP: "Reverse mapping"}
 
 #: What each area is about, in a few words.
 AREA_TITLES = {
@@ -178,7 +181,7 @@ def facts(invariant: Invariant) -> Iterator[tuple[str, str]]:
         yield "Functions", code(i.functions)
     if i.locks:
         yield "Locks", code(i.locks)
-    yield "Variants", code(i.variants) if i.variants else "none of the two in this reference"
+    yield "Variants", code(i.variants) if i.variants else "none of those in this reference"
     yield "Architectures", code(i.architectures) if i.architectures is not None else "all"
     yield "Judged through", code(("the reference's full view", *i.interfaces)).replace(
         "``the reference's full view``", "the reference's full view"
@@ -427,19 +430,29 @@ class Scenarios(Generated):
     """The scenarios."""
 
     def lines(self) -> list[str]:
-        rows = [
-            [f"``{s.name}``", rst(s.description), code(s.variants)]
-            for s in optional("mmconformance.scenarios", "SCENARIOS").values()
-        ]
-        return table(["scenario", "race", "variants"], rows, "25 50 25") if rows else ["No scenario is registered.", ""]
+        lines: list[str] = []
+        for system, title in SYSTEM_TITLES.items():
+            rows = [
+                [f"``{s.name}``", rst(s.description), code((*s.variants, *s.features))]
+                for s in optional("mmconformance.scenarios", "SCENARIOS").values()
+                if s.system == system
+            ]
+            if rows:
+                lines += [f".. rubric:: {title}", "", *table(["scenario", "race", "variants"], rows, "25 50 25")]
+        return lines or ["No scenario is registered.", ""]
 
 
 class Variants(Generated):
-    """How many invariants hold in which locking variant."""
+    """How many invariants hold in which variant of their system."""
 
     def lines(self) -> list[str]:
-        rows = [[f"``{v}``", str(sum(v in i.variants for i in REGISTRY))] for v in VARIANTS]
-        return table(["variant", "invariants"], rows)
+        rows = [
+            [SYSTEM_TITLES[system], f"``{variant}``", str(count)]
+            for system, variants in SYSTEMS.items()
+            for variant in variants
+            if (count := sum(variant in i.variants for i in REGISTRY))
+        ]
+        return table(["system", "variant", "invariants"], rows)
 
 
 class Judged(Generated):
