@@ -7,6 +7,7 @@ from pathlib import Path
 
 from commandline import mmspec
 
+import mmspec.invariants as invariants  # noqa: F401 - fills the registry
 from mmspec.invariant import REGISTRY
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 from commandline import MAPS, interrupted, mmspec
 
+import mmspec.invariants as invariants  # noqa: F401 - fills the registry
 from mmconformance.bugs import MUTANTS
 from mmspec.invariant import REGISTRY
 
@@ -27,6 +28,8 @@ def test_list_as_json_and_by_area(tmp_path: Path) -> None:
     some = mmspec("list", "--area", "htlb-reg", cwd=tmp_path).stdout.splitlines()
     assert some
     assert all(line.startswith("HTLB-REG-") for line in some)
+    of_system = mmspec("list", "--json", "--system", "hugetlb", cwd=tmp_path).stdout
+    assert [r["id"] for r in json.loads(of_system)] == [i.id for i in REGISTRY if i.system == "hugetlb"]
 
 
 def test_cite_is_fit_for_a_mail(tmp_path: Path) -> None:
@@ -73,6 +76,12 @@ def test_plug_in_on_all_profiles_with_all_reports(here: Path) -> None:
         (["cite", "htlb-rsv-1"], 2, "did you mean"),
         (["check", "--arch", "vax"], 2, "vax"),
         (["check", "--variant", "lockless"], 2, "lockless"),
+        (["check", "--system", "vfs"], 2, "vfs"),
+        (["check", "--variant", "allyesconfig", "--system", "hugetlb"], 2, "allyesconfig"),
+        (["check", MAPS + "Right", "--system", "vfs"], 2, "vfs"),
+        (["list", "--system", "vfs"], 2, "known are hugetlb"),
+        (["explore", "two_reserves", "--variant", "allyesconfig"], 2, "instantiation_mutex, tentative"),
+        (["explore", "two_reserves", "--variant", "lockless"], 2, "lockless"),
         (["check", "--engine", "warp"], 2, "warp"),
         (["check", "--budget", "nonsense"], 2, "--budget"),
         (["check", "no_such_module:Thing"], 2, "no_such_module"),

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-import mmreference.manager  # noqa: F401 - registers what it cites
+import mmconformance.scenarios  # noqa: F401 - imports the reference of every system, which registers what it cites
 from mmspec.contracts import CITED_BY
 from mmspec.errors import Violation
 from mmspec.interfaces import ReservationMap
