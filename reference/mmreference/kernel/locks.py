@@ -208,8 +208,12 @@ class RwSem(Lock):
         """Hold it for write."""
         return self
 
+    def down_read(self) -> Step:
+        """`await sem.down_read()`: take it for read, until :meth:`up_read`."""
+        return _Acquire(self, True)
+
     def up_read(self) -> None:
-        """Give back what :meth:`trylock` has taken for read."""
+        """Give back what was taken for read."""
         self.drop(current_task(), True)
 
 

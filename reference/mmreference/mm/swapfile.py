@@ -13,10 +13,10 @@ from mmreference.kernel.scheduler import may_fail, touched
 from mmreference.mm.address_space import AddressSpace
 from mmreference.mm.page import Page, get_page, put_page
 from mmspec.contracts import operation
-from mmspec.trace import emit, wrote
+from mmspec.trace import emit, note, wrote
 
 if TYPE_CHECKING:
-    from mmreference.mm.mm_struct import Mm
+    from mmreference.mm.mm_struct import Mm, Vma
     from mmreference.mm.system import System
 
 #: The largest count that fits into the byte of the map.
@@ -335,11 +335,12 @@ async def _unuse(system: System, slot: int) -> int:
         return -errno.ENOMEM if swap.count(slot) else 0
     await page.lock.lock()
     # One pass over the list of address spaces finds all entries.
+    error = 0
     for mm in [m for m in system.mms if m.on_mmlist]:
         if swap.count(slot) and page.PG_swapcache and page.private == slot:
-            await _unuse_mm(mm, slot, page)
+            error = error or await _unuse_mm(mm, slot, page)
     found_all = swap.count(slot) == 0
-    emit("swapoff_pass", slot=slot, found_all=found_all)
+    emit("swapoff_pass", slot=slot, found_all=found_all, error=error)
     if found_all and page.PG_swapcache:
         await delete_from_swap_cache(page)
         page.PG_dirty = True
@@ -348,29 +349,65 @@ async def _unuse(system: System, slot: int) -> int:
     return 0 if found_all else -errno.ENOMEM
 
 
-async def _unuse_mm(mm: Mm, slot: int, page: Page) -> None:
+async def _unuse_mm(mm: Mm, slot: int, page: Page) -> int:
+    """Replace the entries of one address space by the locked page: 0 or -ENOMEM."""
     from mmreference.mm.page import PageAnon, PageKsm
-    from mmreference.mm.pagetable import Present, SwapEntry, entry_under_lock, pte_lockptr, set_pte_at
     from mmreference.mm.rmap.address import page_address_in_vma
-    from mmreference.mm.rmap.mapcount import page_add_anon_rmap
 
     system = mm.system
-    async with mm.mmap_sem.read():
-        for vma in list(mm.vmas):
-            if vma.anon_vma is None:
-                continue
-            where = page_address_in_vma(page, vma) if PageAnon(page) and not PageKsm(page) else None
-            vpns = vma.vpns if where is None or where < 0 else [where // system.page_size]
-            if where is not None and where < 0:
-                emit("swapoff_scan", vma=vma, page=page)
-            for vpn in vpns:
-                async with pte_lockptr(mm, vpn):
-                    entry = entry_under_lock(mm, vpn)
-                    if not isinstance(entry, SwapEntry) or entry.slot != slot:
-                        continue
-                    mm.swapents -= 1
-                    get_page(page)
-                    mm.rss_anon += 1
-                    await set_pte_at(mm, vma, vpn, Present(page, young=False))
-                    await page_add_anon_rmap(page, vma, vpn * system.page_size)
-                    await swap_free(system, slot)
+    if not mm.mmap_sem.trylock(shared=True):
+        # The page lock is the inner one.
+        page.lock.unlock()
+        await mm.mmap_sem.down_read()
+        await page.lock.lock()
+    error = 0
+    for vma in list(mm.vmas):
+        if vma.anon_vma is None or error:
+            continue
+        where = page_address_in_vma(page, vma) if PageAnon(page) and not PageKsm(page) else -errno.EFAULT
+        if where >= 0:
+            note(found_by_address=True)
+        # A place that cannot be computed has to be searched for.
+        for vpn in [where // system.page_size] if where >= 0 else vma.vpns:
+            if page.PG_swapcache and page.private == slot and not error:
+                error = await _unuse_pte(mm, vma, vpn, slot, page)
+    mm.mmap_sem.up_read()
+    return error
+
+
+async def _unuse_pte(mm: Mm, vma: Vma, vpn: int, slot: int, page: Page) -> int:
+    from mmreference.mm.ksm import ksm_might_need_to_copy
+    from mmreference.mm.memcontrol import commit_charge
+    from mmreference.mm.mm_struct import add_mm_counter
+    from mmreference.mm.pagetable import Present, SwapEntry, entry_under_lock, pte_lockptr, set_pte_at
+    from mmreference.mm.rmap.mapcount import page_add_anon_rmap, page_add_new_anon_rmap
+
+    entry = entry_under_lock(mm, vpn)
+    if not isinstance(entry, SwapEntry) or entry.slot != slot:
+        return 0
+    address = vpn * mm.system.page_size
+    mapped = await ksm_might_need_to_copy(page, vma, address)
+    if mapped is None:
+        return -errno.ENOMEM
+    ptl = pte_lockptr(mm, vpn)
+    await ptl.lock()
+    entry = entry_under_lock(mm, vpn)
+    found = isinstance(entry, SwapEntry) and entry.slot == slot
+    if found:
+        mm.swapents -= 1
+        add_mm_counter(mm, "rss_anon", 1)
+        await set_pte_at(mm, vma, vpn, Present(mapped))
+        if mapped is page:
+            get_page(page)
+            await page_add_anon_rmap(page, vma, address)
+        else:
+            await page_add_new_anon_rmap(mapped, vma, address)
+        if mapped.memcg is None and mm.memcg is not None:
+            commit_charge(mapped, mm.memcg)
+        await swap_free(mm.system, slot)
+    ptl.unlock()
+    if mapped is not page:
+        mapped.lock.unlock()
+        if not found:
+            await put_page(mapped)
+    return 0

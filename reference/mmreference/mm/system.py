@@ -71,6 +71,10 @@ class MemCgroup(KernelObject):
         self.be_born()
 
 
+def _leave_as_it_is(anon_vma: AnonVma) -> None:
+    """A constructor runs once per slab object; what is given out again is what was given back."""
+
+
 class System:
     """One booted kernel of a configuration on an architecture."""
 
@@ -78,7 +82,7 @@ class System:
 
     def __init__(self, arch: Architecture, variant: str, config: frozenset[str] | None = None) -> None:
         from mmreference.mm.address_space import AddressSpace
-        from mmreference.mm.anon_vma import AnonVma, AnonVmaChain
+        from mmreference.mm.anon_vma import AnonVmaChain
         from mmreference.mm.swapfile import SwapDevice
 
         if variant not in SYSTEMS[RMAP]:
@@ -103,9 +107,7 @@ class System:
         self.zone = Zone(self)
         self.root_memcg = MemCgroup("root_memcg") if self.has("CGROUP_MEM_RES_CTLR") else None
         self.memcgs = [self.root_memcg] if self.root_memcg is not None else []
-        self.anon_vmas: TypeStableCache[AnonVma] = TypeStableCache(
-            "anon_vma", lambda name: AnonVma(name, self), lambda anon_vma: None
-        )
+        self.anon_vmas: TypeStableCache[AnonVma] = TypeStableCache("anon_vma", self._construct_anon_vma, _leave_as_it_is)
         self.anon_vma_chains: KmemCache[AnonVmaChain] = KmemCache("anon_vma_chain", AnonVmaChain)
         self.live_anon_vmas: dict[AnonVma, None] = {}
         self.live_chains: dict[AnonVmaChain, None] = {}
@@ -130,6 +132,11 @@ class System:
 
     def __repr__(self) -> str:
         return f"<{self.arch.name} {self.variant}>"
+
+    def _construct_anon_vma(self, name: str) -> AnonVma:
+        from mmreference.mm.anon_vma import AnonVma
+
+        return AnonVma(name, self)
 
     def has(self, feature: str) -> bool:
         """Whether this kernel is configured with the feature."""
