@@ -62,6 +62,7 @@ from mmreference.mm.rmap.mapcount import (
 )
 from mmreference.mm.storage_key import page_set_key
 from mmreference.mm.swapfile import (
+    free_page_and_swap_cache,
     free_swap_and_cache,
     read_swap_cache,
     reuse_swap_page,
@@ -707,7 +708,7 @@ async def _zap_pte(vma: Vma, vpn: int, *, keep_cows: bool) -> None:
         elif isinstance(entry, HwPoisonEntry) or (entry is not None and not keep_cows):
             store(mm, vma, vpn, None)
     if dropped is not None:
-        await put_page(dropped)
+        await free_page_and_swap_cache(dropped)
     if freed_slot is not None:
         await free_swap_and_cache(system, freed_slot)
 

@@ -306,6 +306,16 @@ async def free_swap_and_cache(system: System, slot: int) -> None:
     await put_page(page)
 
 
+async def free_page_and_swap_cache(page: Page) -> None:
+    """Drop the reference of a mapping that is gone; with the last one the slot in swap is given up as well."""
+    from mmreference.mm.page import page_mapped
+
+    if page.PG_swapcache and not page_mapped(page) and page.lock.trylock():
+        await try_to_free_swap(page)
+        page.lock.unlock()
+    await put_page(page)
+
+
 # -- swapoff ------------------------------------------------------------------------------------------------------------
 
 
