@@ -448,6 +448,12 @@ async def page_get_anon_vma(page: Page) -> AnonVma | None:
     return None
 
 
+async def unpin_anon_vma(anon_vma: AnonVma) -> None:
+    """Drop what :func:`page_get_anon_vma` has given to this thread."""
+    unpin(anon_vma, _holder("pin"))
+    await put_anon_vma(anon_vma)
+
+
 async def _sample_mapping(page: Page) -> AnonVma | None:
     """`mapping`, read once; None unless it says anon_vma."""
     await Access((page.name, "mapping"), f"read {page.name}.mapping")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mmreference.kernel.bug import bug_on
+from mmreference.kernel.scheduler import touched
 from mmreference.mm.page import get_page, put_page
 from mmreference.mm.tlb import Tlbs
 from mmspec.trace import emit
@@ -93,6 +94,26 @@ async def isolate_lru_page(page: Page) -> bool:
     """Take the page off its list, with a reference for the caller; whether it was on one."""
     async with page.system.zone.lru_lock:
         if not page.PG_lru:
+            return False
+        get_page(page)
+        _del(page)
+        page.PG_active = False
+        page.PG_unevictable = False
+        page.isolated = True
+        emit("isolate", page=page)
+    return True
+
+
+async def isolate_lru_page_by_frame(system: System, page: Page) -> bool:
+    """As :func:`isolate_lru_page` for somebody who has no reference: nothing but the list keeps the page, as long as
+    the lock is held."""
+    zone = system.zone
+    async with zone.lru_lock:
+        if not any(page in pages for pages in zone.lists.values()):
+            return False
+        touched((page.name, "_count"))
+        # Its last reference may have gone, and who dropped it waits for our lock.
+        if page._count == 0:
             return False
         get_page(page)
         _del(page)

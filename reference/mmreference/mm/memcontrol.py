@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from mmreference.kernel.scheduler import may_fail
+from mmreference.kernel.scheduler import may_fail, touched
 from mmreference.mm.page import Page, PageAnon
 from mmspec.trace import emit
 
@@ -46,7 +46,7 @@ async def mem_cgroup_uncharge_cache_page(page: Page) -> None:
 
 def _uncharge(page: Page, *, left_page_cache: bool) -> None:
     group = page.memcg
-    if group is None:
+    if group is None or (page.cgroup_migration and not left_page_cache):
         return
     emit(
         "uncharge", page=page, group=group, anon=PageAnon(page), mapped=page._mapcount >= 0, left_page_cache=left_page_cache
@@ -66,3 +66,27 @@ def mem_cgroup_file_mapped(page: Page, amount: int) -> None:
 def mm_match_cgroup(mm: Mm, group: MemCgroup | None) -> bool:
     """Whether the address space belongs to the group; every one does in a kernel without groups."""
     return mm.system.root_memcg is None or group is None or mm.memcg is group
+
+
+def mem_cgroup_prepare_migration(page: Page) -> None:
+    """The locked page is about to lose its mappings only for a while: it stays charged meanwhile."""
+    page.cgroup_migration = page.memcg is not None
+
+
+def mem_cgroup_replace_page(page: Page, newpage: Page) -> None:
+    """The new page takes over the charge of the one that it replaces."""
+    if page.memcg is None:
+        return
+    emit("memcg_replace", page=page, newpage=newpage, group=page.memcg)
+    newpage.memcg, newpage.cgroup_migration = page.memcg, page.cgroup_migration
+    page.memcg, page.cgroup_migration = None, False
+
+
+async def mem_cgroup_end_migration(page: Page) -> None:
+    """`page`, the new one or the old, is in use from here on; an anonymous one whose mappings have gone is uncharged."""
+    if not page.cgroup_migration:
+        return
+    page.cgroup_migration = False
+    touched((page.name, "_mapcount"), write=False)
+    if PageAnon(page) and page._mapcount < 0:
+        await mem_cgroup_uncharge_page(page)

@@ -84,6 +84,8 @@ class Page(KernelObject):
         """In the swap cache: the swap slot."""
         self.memcg: MemCgroup | None = None
         """The group that is charged for it."""
+        self.cgroup_migration = False
+        """PCG_MIGRATION: it stays charged though nothing maps it for now."""
         self.lock = BitLock("page_lock", self, system.order, f"{name}.PG_locked")
         self.compound_lock = SpinLock("compound_lock", self, system.order)
         for flag in FLAGS:
@@ -194,10 +196,29 @@ async def set_page_mapping(page: Page, pointer: Any, bits: int) -> None:
 
 def get_page(page: Page) -> None:
     """Take a reference, under a lock or a reference that keeps the page alive."""
+    if page.first_page is not None:
+        get_huge_page_tail(page)
+        return
     touched((page.name, "_count"))
     bug_on(page._count <= 0, f"reference to {page.name}, which has none")
     page._count += 1
     emit("get_page", page=page)
+
+
+def get_huge_page_tail(page: Page) -> None:
+    """Take a reference to a tail, with the lock of an entry held that maps its head: the head gets one with it.
+
+    (3.2 counts the references of a tail in its `_mapcount`.)
+    """
+    head = page.first_page
+    assert head is not None
+    touched((head.name, "_count"))
+    touched((page.name, "_count"))
+    bug_on(head._count <= 0, f"reference to {page.name}, whose head has none")
+    head._count += 1
+    page._count += 1
+    emit("get_page", page=head)
+    emit("get_tail", page=page, head=head)
 
 
 async def get_page_unless_zero(page: Page) -> bool:
@@ -207,6 +228,11 @@ async def get_page_unless_zero(page: Page) -> bool:
 
 async def put_page(page: Page) -> None:
     """Drop a reference; the last one frees the page."""
+    if page.first_page is not None:
+        from mmreference.mm.huge_memory import put_compound_page
+
+        await put_compound_page(page)
+        return
     emit("put_page", page=page)
     if await page.count.dec_and_test():
         await free_page(page)
@@ -226,4 +252,6 @@ async def free_page(page: Page) -> None:
     page.mapping = None
     emit("free_page", page=page)
     system.forget_page(page)
+    for tail in page.subpages[1:]:
+        tail.free()
     page.free()
