@@ -30,12 +30,14 @@ from mmreference.mm.mprotect import do_mprotect
 from mmreference.mm.mremap import do_mremap
 from mmreference.mm.page import Page
 from mmreference.mm.pagetable import Present
-from mmreference.mm.swapfile import swapoff
+from mmreference.mm.rmap.unmap import TTU_IGNORE_ACCESS, TTU_UNMAP, try_to_unmap
+from mmreference.mm.swapfile import add_to_swap, swapoff
 from mmreference.mm.system import System
 from mmreference.mm.vmscan import reclaim_page, shrink_lists
 from mmreference.mm.writeback import filemap_fdatawrite
 from mmspec.arch import architecture
 from mmspec.config import ALLYESCONFIG
+from mmspec.errors import SWAP_SUCCESS
 from mmspec.trace import Recorder
 
 #: What madvise can say: name to the flag that it sets.
@@ -186,6 +188,10 @@ class Machine:
         await mmput(self.processes.pop(pid))
         return 0
 
+    async def stack(self, pid: int, length: int) -> int:
+        """An area of `length` pages for the arguments of a new program, as exec sets it up: its address."""
+        return int(await mm_exec.setup_temporary_stack(self.processes[pid], length * self.page_size))
+
     async def exec_stack(self, pid: int, shift: int) -> int:
         """What exec does with the stack that it has filled: move it down by `shift` pages: 0 or a negative errno."""
         return int(await mm_exec.setup_arg_pages(self.processes[pid], shift * self.page_size))
@@ -197,6 +203,11 @@ class Machine:
     async def write(self, pid: int, address: int, value: int) -> int:
         """Store a word: 0 or a `Signal`."""
         return await access(self.processes[pid], address, value)
+
+    async def write_twice(self, pid: int, address: int, value: int) -> int:
+        """Store a word, and the next one at the same place: what the second store ended with."""
+        await self.write(pid, address, value)
+        return await self.write(pid, address, value + 1)
 
     async def truncate(self, file: int, size: int) -> int:
         """Set the size of a file."""
@@ -214,6 +225,15 @@ class Machine:
         page = self.page_at(pid, address)
         await lru_add_drain_all(self.system)
         return page is not None and await reclaim_page(page.first_page or page)
+
+    async def evict(self, page: Page) -> bool:
+        """Unmap a page of anonymous memory so that its entries refer to swap, and leave it in the swap cache."""
+        await page.lock.lock()
+        done = (page.PG_swapcache or await add_to_swap(page)) and await try_to_unmap(
+            page, TTU_UNMAP | TTU_IGNORE_ACCESS
+        ) is SWAP_SUCCESS
+        page.lock.unlock()
+        return done
 
     async def shrink(self) -> int:
         """One pass of reclaim over all lists: how many pages were freed."""

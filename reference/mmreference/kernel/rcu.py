@@ -65,7 +65,7 @@ class Rcu:
         if task.context is not None:
             task.context.rcu_depth -= 1
         if self._depth[task] == 0:
-            del self.readers[task]
+            del self.readers[task], self._depth[task]
 
     def read(self) -> _Section:
         """A read-side section."""

@@ -58,6 +58,11 @@ class AnonVma(KernelObject):
         """Whether its list was filled and is empty again."""
         self.linked_before = False
         """Whether an area has been linked since it was allocated."""
+        self.lookup: int | None = None
+        """Of a root: which successful lock by a lookup holds its mutex, by a number of its own."""
+        self.lookups = 0
+        self.lookup_at_last_put: int | None = None
+        """Which of them held the root's mutex when the last reference went."""
         self.be_born()
 
     @property
@@ -102,9 +107,9 @@ def pin(anon_vma: AnonVma, holder: str) -> None:
 
 def unpin(anon_vma: AnonVma, holder: str) -> None:
     """Ghost: the reference of `holder` is about to be dropped."""
-    anon_vma.pins[holder] -= 1
-    if not anon_vma.pins[holder]:
-        del anon_vma.pins[holder]
+    left = anon_vma.pins.pop(holder, 1) - 1
+    if left:
+        anon_vma.pins[holder] = left
     emit("unpin_anon_vma", anon_vma=anon_vma, holder=holder)
 
 
@@ -144,7 +149,8 @@ async def anon_vma_free(anon_vma: AnonVma) -> None:
     if root.mutex.is_locked():
         await root.mutex.lock()
         root.mutex.unlock()
-    emit("free_anon_vma", anon_vma=anon_vma, users=_users(anon_vma))
+    touched((root.name, "lookup"), write=False)
+    emit("free_anon_vma", anon_vma=anon_vma, users=_users(anon_vma), waited_for=anon_vma.lookup_at_last_put, lookup=root.lookup)
     touched((anon_vma.name, "allocated"))
     anon_vma.allocated = False
     anon_vma.system.live_anon_vmas.pop(anon_vma, None)
@@ -180,14 +186,23 @@ async def __put_anon_vma(anon_vma: AnonVma) -> None:
     The root's mutex is looked at while the child is freed, so the root must outlive that.
     """
     root = anon_vma.root
+    _last_put(anon_vma)
     await anon_vma_free(anon_vma)
     if root is not anon_vma and await _drop_root(root):
+        _last_put(root)
         await anon_vma_free(root)
 
 
 async def _drop_root(root: AnonVma) -> bool:
     emit("put_root", anon_vma=root)
     return await root.ref.dec_and_test()
+
+
+def _last_put(anon_vma: AnonVma) -> None:
+    """Ghost: note which lookup has the mutex at the moment when the last reference is gone."""
+    touched((anon_vma.root.name, "lookup"), write=False)
+    anon_vma.lookup_at_last_put = anon_vma.root.lookup
+    emit("last_put", anon_vma=anon_vma, root=anon_vma.root)
 
 
 async def anon_vma_chain_alloc(system: System, gfp: str) -> AnonVmaChain | None:
@@ -481,14 +496,14 @@ async def page_lock_anon_vma(page: Page) -> AnonVma | None:
     emit("load_root", anon_vma=anon_vma, root=root)
     await Access(root.mutex.name, f"mutex_trylock {root.mutex.name}", write=True)
     if root.mutex.trylock():
-        emit("trylock_root", anon_vma=anon_vma, root=root)
+        _lookup_locked(anon_vma, root)
         # If it is still mapped, what we have locked was the page's all along, and stays until we unlock.
         if not await page_mapped_now(page):
-            emit("unlock_root", anon_vma=anon_vma, root=root)
+            _lookup_unlocked(anon_vma, root)
             root.mutex.unlock()
             anon_vma = None
         system.rcu.read_unlock()
-        return _walking(anon_vma)
+        return _walking(page, anon_vma)
     # Somebody has the mutex, and we cannot sleep here: take a reference.
     if not await anon_vma.ref.inc_not_zero():
         system.rcu.read_unlock()
@@ -502,23 +517,42 @@ async def page_lock_anon_vma(page: Page) -> AnonVma | None:
         return None
     emit("lock_root", root=anon_vma.root)
     await anon_vma.root.mutex.lock()
+    _lookup_locked(anon_vma, anon_vma.root)
     unpin(anon_vma, _holder("pin"))
     if await anon_vma.ref.dec_and_test():
         # Ours was the last reference: all areas have gone. Freeing takes the mutex.
-        emit("unlock_root", anon_vma=anon_vma, root=anon_vma.root)
+        _lookup_unlocked(anon_vma, anon_vma.root)
         anon_vma.root.mutex.unlock()
         await __put_anon_vma(anon_vma)
         return None
-    return _walking(anon_vma)
+    return _walking(page, anon_vma)
 
 
-def _walking(anon_vma: AnonVma | None) -> AnonVma | None:
+def _lookup_locked(anon_vma: AnonVma, root: AnonVma) -> None:
+    """Ghost: a lookup has got the mutex."""
+    touched((root.name, "lookup"))
+    root.lookups += 1
+    root.lookup = root.lookups
+    emit("trylock_root", anon_vma=anon_vma, root=root)
+
+
+def _lookup_unlocked(anon_vma: AnonVma, root: AnonVma) -> None:
+    """Ghost: the lookup is about to give the mutex back."""
+    touched((root.name, "lookup"))
+    root.lookup = None
+    emit("unlock_root", anon_vma=anon_vma, root=root)
+
+
+def _walking(page: Page, anon_vma: AnonVma | None) -> AnonVma | None:
     """Ghost: from here to the unlock the running thread works on the list."""
     if anon_vma is not None:
         touched((anon_vma.name, "users"))
         touched((anon_vma.name, "allocated"), write=False)
         anon_vma.pins[_holder("walk")] = 0
-        emit("lookup_done", anon_vma=anon_vma, root=anon_vma.root, allocated=anon_vma.allocated)
+        emit(
+            "lookup_done", page=page, anon_vma=anon_vma, root=anon_vma.root, allocated=anon_vma.allocated,
+            generation=anon_vma.generation, owner_generation=page.anon_generation,
+        )  # fmt: skip
     return anon_vma
 
 
@@ -526,5 +560,5 @@ def page_unlock_anon_vma(anon_vma: AnonVma) -> None:
     """Give back what :func:`page_lock_anon_vma` has locked."""
     touched((anon_vma.name, "users"))
     anon_vma.pins.pop(_holder("walk"), None)
-    emit("unlock_root", anon_vma=anon_vma, root=anon_vma.root)
+    _lookup_unlocked(anon_vma, anon_vma.root)
     anon_vma.root.mutex.unlock()

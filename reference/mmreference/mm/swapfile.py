@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from mmreference.kernel.scheduler import may_fail, touched
+from mmreference.kernel.scheduler import Retry, may_fail, touched
 from mmreference.mm.address_space import AddressSpace
 from mmreference.mm.page import Page, get_page, put_page
 from mmspec.contracts import operation
@@ -247,6 +247,8 @@ async def read_swap_cache(system: System, slot: int) -> Page | None:
             await put_page(page)
             if not swap.count(slot):
                 return None
+            # Somebody is just entering it, or taking it out.
+            await Retry(f"look for slot {slot} again")
             continue
         await page.lock.lock()
         page.PG_swapbacked = True

@@ -8,7 +8,7 @@ from mmconformance.scenarios import staging
 from mmreference.machine import Machine
 from mmreference.mm.lru import lru_add_drain_all
 from mmreference.mm.mm_struct import Mm
-from mmreference.mm.page import Page
+from mmreference.mm.page import Page, get_page, put_page
 from mmspec.trace import Recorder, Run
 
 
@@ -18,6 +18,7 @@ class Stage(staging.Stage):
     def __init__(self, arch: str, variant: str, recorder: Recorder) -> None:
         super().__init__(arch, variant, recorder)
         self.machine = Machine(arch, variant)
+        self.held: list[Page] = []
 
     @property
     def system(self) -> Any:
@@ -58,6 +59,13 @@ class Stage(staging.Stage):
             self.do("write", pid, address + number * self.page_size, value + number)
         return pid, address
 
+    def hold(self, pid: int, address: int) -> Page:
+        """The page that is mapped there, with a reference until the end of the run, as reclaim has one."""
+        page = self.page(pid, address)
+        get_page(page)
+        self.held.append(page)
+        return page
+
     def drain(self) -> None:
         """All new pages are on their LRU lists."""
         self.machine.run(lru_add_drain_all(self.system))
@@ -67,7 +75,12 @@ class Stage(staging.Stage):
             f"{mm.name}:anon={mm.rss_anon},file={mm.rss_file},swap={mm.swapents}" for mm in self.system.mms
         )
 
+    def state(self) -> Any:
+        return self.system, self.held
+
     def clear(self) -> None:
+        while self.held:
+            self.machine.run(put_page(self.held.pop()))
         for pid in list(self.machine.processes):
             self.do("exit", pid)
         for number in range(len(self.machine.files)):
