@@ -63,7 +63,7 @@ class _Condition:
         if self.view is not None:
             values["old"] = values["OLD"].old
             if self.looks_again:
-                values["new"] = self.view(**{p: values[p] for p in self.view_parameters})
+                values["new"] = _looking(self.view)(**{p: values[p] for p in self.view_parameters})
         for invariant in self.invariants:
             if operation is None and "op" in invariant.parameters:
                 continue
@@ -77,6 +77,20 @@ class _Condition:
         """What icontract raises."""
         assert self.failed is not None
         return self.failed
+
+
+def _looking(view: Callable[..., Any]) -> Callable[..., Any]:
+    """The view as the specification's own look at the state."""
+
+    @functools.wraps(view)
+    def look(*args: Any, **kwargs: Any) -> Any:
+        before, Judge.looking = Judge.looking, True
+        try:
+            return view(*args, **kwargs)
+        finally:
+            Judge.looking = before
+
+    return look
 
 
 def invariants_of(name: str, module: str) -> tuple[tuple[Invariant, ...], tuple[Invariant, ...]]:
@@ -128,7 +142,7 @@ def contracted(view: Callable[..., Any] | None = None) -> Callable[[F], F]:
             ensured = _Condition(after, view, after=True)
             checked = icontract.ensure(ensured, error=ensured.error)(checked)
             if view is not None:
-                checked = icontract.snapshot(view, name="old")(checked)
+                checked = icontract.snapshot(_looking(view), name="old")(checked)
         return checked
 
     return decorate

@@ -205,6 +205,8 @@ class Judge:
     _monitors: dict[tuple[Over, str], list[Invariant]] = attrs.field(factory=dict, init=False, repr=False)
 
     active = None  # type: Judge | None
+    looking = False
+    """Whether the specification, not the implementation, is reading the state at this moment."""
 
     @classmethod
     def at_work(cls) -> bool:
@@ -213,11 +215,14 @@ class Judge:
 
     def accepts(self, invariant: Invariant, *args: Any, **kwargs: Any) -> bool:
         """Evaluate an applicable invariant and count that; whether nothing speaks against it."""
+        before, Judge.looking = Judge.looking, True
         try:
             verdict = invariant.predicate(*args, **kwargs)
         except NotObservable:
             self.unobservable[invariant.id] += 1
             return True
+        finally:
+            Judge.looking = before
         if verdict is VACUOUS:
             self.vacuous[invariant.id] += 1
             return True
@@ -275,6 +280,7 @@ class Registry:
         self._by_id: dict[str, Invariant] = {}
         self._monitors: dict[tuple[Over, str], list[Invariant]] = {}
         self._guards: dict[Over, tuple[str, ...]] = {}
+        self._areas: tuple[str, ...] = ()
 
     def add(self, invariant: Invariant) -> Invariant:
         """Register; an id can be declared once."""
@@ -292,8 +298,12 @@ class Registry:
         return invariant
 
     def order(self, areas: Iterable[str]) -> None:
-        """Put the invariants in the order of these areas; where several are broken at once, the first one is named."""
-        ranks = {area: rank for rank, area in enumerate(areas)}
+        """Put the invariants in the order of these areas; where several are broken at once, the first one is named.
+
+        Areas that were put in order before keep their places, before these.
+        """
+        self._areas = tuple(dict.fromkeys((*self._areas, *areas)))
+        ranks = {area: rank for rank, area in enumerate(self._areas)}
 
         def rank(invariant: Invariant) -> int:
             return ranks.get(invariant.area, len(ranks))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from mmreference.kernel.scheduler import Scheduler
 from mmspec.contracts import ENABLED
-from mmspec.invariant import Over
+from mmspec.invariant import Judge, Over
 from mmspec.trace import Recorder, wrote
 
 
@@ -43,6 +44,38 @@ class _Watched:
         obj.changes += 1
         if Recorder.active is not None and obj.born:
             wrote(obj, self.field, old, new)
+
+
+class _Shared(_Watched):
+    """Descriptor of a field that threads race on: each access is part of the running step's footprint."""
+
+    __slots__ = ()
+
+    def __get__(self, obj: Any, cls: type | None = None) -> Any:
+        if obj is None:
+            return self
+        if Scheduler.current is not None and not Judge.looking:
+            Scheduler.current.access((obj.name, self.field), False)
+        return getattr(obj, self.slot)
+
+    def __set__(self, obj: Any, new: Any) -> None:
+        if Scheduler.current is not None:
+            Scheduler.current.access((obj.name, self.field), True)
+        super().__set__(obj, new)
+
+
+def shared(*fields: str) -> Any:
+    """Class decorator: stores to these fields are recorded, and every access belongs to the footprint of its step.
+
+    What the specification looks at does not count.
+    """
+
+    def decorate(cls: type) -> type:
+        for field in fields:
+            setattr(cls, field, _Shared(field))
+        return cls
+
+    return decorate
 
 
 def watched(*fields: str) -> Any:

@@ -78,6 +78,7 @@ class AnonVma(KernelObject):
     @property
     def list(self) -> list[Vma]:
         """The areas on its list, in order."""
+        touched((self.name, "head"), write=False)
         return [avc.vma for avc in self.head]
 
 

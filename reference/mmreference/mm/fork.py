@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 
-from mmreference.kernel.scheduler import touched
 from mmreference.mm.address_space import vma_link_file
 from mmreference.mm.anon_vma import anon_vma_fork
 from mmreference.mm.memory import copy_page_range
@@ -42,7 +41,6 @@ async def dup_mm(oldmm: Mm) -> Mm | int:
             if copy.vm_file is not None:
                 async with copy.vm_file.i_mmap_mutex:
                     vma_link_file(copy)
-            touched((mm.name, "vmas"))
             mm.link(copy)
             copy.published = True
             mm.total_vm += copy.npages
@@ -62,6 +60,7 @@ async def dup_mm(oldmm: Mm) -> Mm | int:
 @operation()
 async def mmput(mm: Mm) -> None:
     """The last user is gone: everything is unmapped. Nobody else can take `mmap_sem` of it but walkers who try."""
+    from mmreference.mm.ksm import ksm_exit
     from mmreference.mm.mlock import munlock_vma_pages_range
 
     system = mm.system
@@ -76,7 +75,6 @@ async def mmput(mm: Mm) -> None:
                 await munlock_vma_pages_range(vma, vma.vm_start, vma.vm_end)
         vmas = list(mm.vmas)
         for vma in vmas:
-            touched((mm.name, "vmas"))
             mm.unlink(vma)
         await unmap_region(mm, vmas)
         for vma in vmas:
@@ -88,3 +86,4 @@ async def mmput(mm: Mm) -> None:
             emit("mmlist_del", mm=mm)
     emit("exit_mmap", mm=mm, rss_anon=mm.rss_anon, rss_file=mm.rss_file, swapents=mm.swapents)
     system.forget_mm(mm)
+    await ksm_exit(mm)

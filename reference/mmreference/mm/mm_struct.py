@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from mmreference.kernel.locks import RwSem, SpinLock
-from mmreference.kernel.memory import KernelObject, watched
+from mmreference.kernel.memory import KernelObject, shared, watched
+from mmreference.kernel.scheduler import touched
 from mmspec.invariant import Over
 from mmspec.trace import emit, wrote
 
@@ -80,6 +81,7 @@ class Mm(KernelObject):
 
     def find_vma(self, address: int) -> Vma | None:
         """The first area that ends beyond the address (bytes), or None."""
+        touched((self.name, "vmas"), write=False)
         return next((v for v in self.vmas if address < v.vm_end), None)
 
     def area_at(self, address: int) -> Vma | None:
@@ -89,17 +91,19 @@ class Mm(KernelObject):
 
     def link(self, vma: Vma) -> None:
         """Insert an area by its address."""
+        touched((self.name, "vmas"))
         self.vmas.append(vma)
         self.vmas.sort(key=lambda v: v.vm_start)
         wrote(self, "vmas", None, vma)
 
     def unlink(self, vma: Vma) -> None:
         """Take an area out of the list."""
+        touched((self.name, "vmas"))
         self.vmas.remove(vma)
         wrote(self, "vmas", vma, None)
 
 
-@watched("vm_start", "vm_end", "vm_pgoff", "vm_flags", "anon_vma")
+@shared("vm_start", "vm_end", "vm_pgoff", "vm_flags", "anon_vma")
 class Vma(KernelObject):
     """`struct vm_area_struct`. Addresses are in bytes, `vm_pgoff` in base pages."""
 

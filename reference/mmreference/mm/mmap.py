@@ -57,11 +57,9 @@ async def vma_link(vma: Vma) -> None:
     mm = vma.mm
     if vma.vm_file is not None:
         async with vma.vm_file.i_mmap_mutex:
-            touched((mm.name, "vmas"))
             mm.link(vma)
             vma_link_file(vma)
     else:
-        touched((mm.name, "vmas"))
         mm.link(vma)
     vma.published = True
 
@@ -313,7 +311,6 @@ async def _do_munmap(mm: Mm, address: int, length: int) -> int:
 
             await munlock_vma_pages_range(vma, vma.vm_start, vma.vm_end)
     for vma in vmas:
-        touched((mm.name, "vmas"))
         mm.unlink(vma)
     await unmap_region(mm, vmas)
     for vma in vmas:

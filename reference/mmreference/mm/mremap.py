@@ -120,7 +120,12 @@ def _neighbour(mm: Mm, new: Vma) -> Vma | None:
 @operation()
 async def move_vma(vma: Vma, old: int, length: int, new: int) -> int:
     """Move `length` bytes of an area: the new address, or -ENOMEM and everything where it was."""
+    from mmreference.mm.ksm import unmerge_ksm_pages
+
     mm, system = vma.mm, vma.mm.system
+    # Merged pages are found by where they were merged, not by where they are moved to.
+    if await unmerge_ksm_pages(vma, old, old + length):
+        return -errno.ENOMEM
     pgoff = vma.vm_pgoff + (old - vma.vm_start) // system.page_size
     # Both places count while we move, which is no peak that anybody should see.
     hiwater_vm = mm.hiwater_vm

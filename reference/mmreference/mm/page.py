@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from mmreference.kernel.atomics import Atomic
 from mmreference.kernel.bug import bug_on
 from mmreference.kernel.locks import BitLock, SpinLock
-from mmreference.kernel.memory import KernelObject, watched
+from mmreference.kernel.memory import KernelObject, shared, watched
 from mmreference.kernel.scheduler import Access, touched
 from mmspec.invariant import Over
 from mmspec.trace import emit
@@ -61,7 +61,8 @@ class Slot(NamedTuple):
     level: str
 
 
-@watched("_count", "_mapcount", "mapping", "index", "private", "memcg", "key_dirty", "key_young", "content", *FLAGS)
+@watched("_count", "_mapcount", "content")
+@shared("mapping", "index", "private", "memcg", "key_dirty", "key_young", *FLAGS)
 class Page(KernelObject):
     """One page frame, or the head of a compound page. `index` is in base pages (of a hugetlb page in huge pages)."""
 

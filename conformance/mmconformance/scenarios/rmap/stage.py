@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmconformance.scenarios import staging
+from mmreference.kernel.scheduler import Pause
 from mmreference.machine import Machine
 from mmreference.mm.lru import lru_add_drain_all
 from mmreference.mm.mm_struct import Mm
@@ -32,6 +33,14 @@ class Stage(staging.Stage):
     def race(self, thread: str, call: str, *args: Any, alike: str = "", **kwargs: Any) -> None:
         """`thread` makes the call at the same time as the others, see :meth:`staging.Stage.race_body`."""
         self.race_body(thread, lambda: self.machine.call(call, *args, **kwargs), alike)
+
+    def race_body(self, thread: str, body: staging.Body, alike: str = "") -> None:
+        async def begin() -> Any:
+            # What a thread does before it waits for the first time is a step as well.
+            await Pause(f"{thread} begins")
+            return await body()
+
+        super().race_body(thread, begin, alike)
 
     def do(self, call: str, *args: Any, **kwargs: Any) -> Any:
         """Make a call now, alone."""

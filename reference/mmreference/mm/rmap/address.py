@@ -6,6 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from mmreference.kernel.locks import SpinLock
+from mmreference.kernel.scheduler import touched
 from mmreference.mm.mm_struct import VM_HUGETLB, Vma, linear_page_index
 from mmreference.mm.page import Page, PageAnon, PageHuge, page_anon_vma
 from mmreference.mm.pagetable import Entry, Present, entry_under_lock, pmd_index, probe_entry, pte_lockptr, vpn_of
@@ -85,6 +86,7 @@ async def page_check_address(page: Page, mm: Mm, address: int, *, sync: bool = F
             return None
         return await _locked(page, mm, vpn, mm.page_table_lock, "huge")
     index = pmd_index(mm, vpn)
+    touched((mm.name, "pmd", index), write=False)
     if index in mm.pmds:
         note(walk="thp")
         return None
