@@ -195,9 +195,9 @@ async def set_pte_at(mm: Mm, vma: Vma, vpn: int, entry: Entry | None, level: str
     store(mm, vma, vpn, entry, level)
 
 
-def flush_cache_page(vma: Vma, vpn: int) -> None:
+def flush_cache_page(vma: Vma, vpn: int, level: str = "pte") -> None:
     """Write back what a virtually indexed cache holds of the page, while its translation is still there."""
-    emit("flush_cache_page", mm=vma.mm, vpn=vpn, valid=isinstance(read_entry(vma.mm, vpn), Present))
+    emit("flush_cache_page", mm=vma.mm, vpn=vpn, valid=isinstance(read_entry(vma.mm, vpn, level), Present))
 
 
 async def ptep_clear_flush(vma: Vma, vpn: int, level: str = "pte") -> Entry | None:

@@ -25,7 +25,7 @@ async def page_mkclean_one(page: Page, vma: Vma, address: int) -> int:
     cleaned = 0
     entry = found.entry
     if entry.dirty or entry.write:
-        flush_cache_page(vma, found.vpn)
+        flush_cache_page(vma, found.vpn, found.level)
         before = await ptep_clear_flush_notify(vma, found.vpn, found.level)
         # What hardware has set up to that instant is in here.
         assert isinstance(before, Present)

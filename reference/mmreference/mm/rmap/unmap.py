@@ -81,7 +81,9 @@ async def try_to_unmap_one(page: Page, vma: Vma, address: int, flags: int) -> Sw
     found = await page_check_address(page, mm, address)
     if found is None:
         return SWAP_AGAIN
-    emit("visit_found", page=page, vma=vma, vpn=found.vpn, level=found.level, entry=found.entry)
+    emit(
+        "visit_found", page=page, vma=vma, vpn=found.vpn, level=found.level, entry=found.entry, vm_flags=vma.vm_flags
+    )
     note(found=True, entry=found.entry, swapcache=page.PG_swapcache, was_anon=PageAnon(page), slot=page.private)
     if not flags & TTU_IGNORE_MLOCK:
         if vma.locked:
@@ -95,7 +97,7 @@ async def try_to_unmap_one(page: Page, vma: Vma, address: int, flags: int) -> Sw
         found.ptl.unlock()
         return SWAP_FAIL
     # Aliasing caches need the translation to find the lines.
-    flush_cache_page(vma, found.vpn)
+    flush_cache_page(vma, found.vpn, found.level)
     cleared = await ptep_clear_flush_notify(vma, found.vpn, found.level)
     assert isinstance(cleared, Present)
     note(cleared=cleared)
@@ -144,7 +146,7 @@ async def _replace(page: Page, vma: Vma, found: Found, cleared: Present, flags: 
         await set_pte_at(mm, vma, vpn, MigrationEntry(page, cleared.write), found.level)
     elif system.has("MIGRATION") and TTU_ACTION(flags) == TTU_MIGRATION:
         await set_pte_at(mm, vma, vpn, MigrationEntry(page, cleared.write), found.level)
-    else:
+    elif not PageHuge(page):
         _dec_counter(mm, "rss_file")
     return True
 
