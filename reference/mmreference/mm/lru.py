@@ -65,8 +65,10 @@ async def lru_add_drain(system: System, cpus: list[int] | None = None) -> None:
         async with system.zone.lru_lock:
             for page, lru in batch:
                 if not page.PG_lru:
-                    page.PG_active = lru.startswith("active")
-                    page.PG_unevictable = lru == UNEVICTABLE
+                    # It may have been marked on its way, when nobody could take it off a list (3.2 leaves that to reclaim).
+                    touched((page.name, "PG_mlocked"), write=False)
+                    page.PG_unevictable = lru == UNEVICTABLE or page.PG_mlocked
+                    page.PG_active = lru.startswith("active") and not page.PG_unevictable
                     _add(page)
         for page, _ in batch:
             await put_page(page)

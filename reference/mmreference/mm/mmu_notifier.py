@@ -151,7 +151,7 @@ async def mmu_notifier_clear_flush_young(mm: Mm, vpn: int) -> bool:
         if spte is not None:
             young |= spte.young
             notifier.sptes[vpn] = attrs.evolve(spte, young=False)
-        emit("notifier_clear_young", mm=mm, vpn=vpn)
+        emit("notifier_clear_young", mm=mm, vpn=vpn, young=spte is not None and spte.young)
     return young
 
 

@@ -69,6 +69,7 @@ class SwapDevice:
         return ("swap_map", slot)
 
 
+@operation()
 def swapon_type(system: System, taken: int) -> int:
     """The type for one more swap device if `taken` are in use: its number, or -EPERM."""
     return taken if taken < max_swapfiles(system) else -errno.EPERM
@@ -97,6 +98,7 @@ async def swap_duplicate(system: System, slot: int) -> int:
     assert swap is not None
     async with system.swap_lock:
         touched(swap.location(slot))
+        note(count_before=swap.count(slot))
         digit = swap.swap_map.get(slot, 0)
         if digit < SWAP_MAP_MAX:
             _write(swap, slot, digit + 1)
@@ -126,7 +128,8 @@ async def _carry(swap: SwapDevice, slot: int) -> int:
 def _write(swap: SwapDevice, slot: int, digit: int) -> None:
     before = swap.swap_map.get(slot, 0)
     swap.swap_map[slot] = digit
-    emit("swap_map", slot=slot, old=before, new=digit, count=swap.count(slot))
+    further = tuple(swap.continuations.get(slot, ()))
+    emit("swap_map", slot=slot, old=before, new=digit, further=further, count=swap.count(slot))
 
 
 @operation()
@@ -140,6 +143,7 @@ def _swap_entry_free(system: System, slot: int) -> None:
     swap = system.swap
     assert swap is not None
     touched(swap.location(slot))
+    note(count_before=swap.count(slot))
     digit = swap.swap_map.get(slot, 0)
     if digit == 0 and any(swap.continuations.get(slot, ())):
         swap.low_digit_wraps += 1

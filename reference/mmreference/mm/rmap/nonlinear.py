@@ -60,7 +60,7 @@ async def try_to_unmap_cluster(cursor: int, budget: Budget, vma: Vma, check_page
     size = system.cluster_size
     start = max(vma.vm_start // size * size + cursor, vma.vm_start)
     end = min((start // size + 1) * size, vma.vm_end)
-    note(window=(start, end))
+    note(window=(start, end), wanted=budget.mapcount)
     vpns = range(start // system.page_size, end // system.page_size)
     if pmd_index(mm, vpns[0]) not in mm.tables:
         note(level_absent=True)
@@ -125,7 +125,7 @@ async def try_to_unmap_nonlinear(page: Page, mapping: AddressSpace, flags: int) 
     areas = list(mapping.i_mmap_nonlinear)
     max_size = max(scan_size(v) for v in areas)
     first = max(v.vm_private_data for v in areas)
-    note(max_nl_size=max_size, areas=areas)
+    note(max_nl_size=max_size, areas=areas, cursors=[v.vm_private_data for v in areas])
     if max_size == 0:
         return SWAP_FAIL
     budget = Budget(page_mapcount(page))
