@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mmreference.kernel.lockdep import LockOrder
-from mmreference.kernel.locks import RwLock, SpinLock
+from mmreference.kernel.locks import Mutex, RwLock, SpinLock
 from mmreference.kernel.memory import KernelObject, watched
 from mmreference.kernel.rcu import Rcu
 from mmreference.kernel.scheduler import Scheduler, may_fail
@@ -24,7 +24,7 @@ from mmspec.trace import emit
 if TYPE_CHECKING:
     from mmreference.mm.address_space import AddressSpace
     from mmreference.mm.anon_vma import AnonVma, AnonVmaChain
-    from mmreference.mm.ksm import StableNode
+    from mmreference.mm.ksm import RmapItem, StableNode
     from mmreference.mm.mm_struct import Mm, Vma
     from mmreference.mm.page import Page
 
@@ -127,6 +127,11 @@ class System:
         """CPU to the address space that it works for."""
         self.stable_tree: dict[int, StableNode] = {}
         """Content to the node of the merged page."""
+        self.rmap_items: dict[tuple[Mm, int], RmapItem] = {}
+        """Address space and address (bytes) to the place's item in the stable tree."""
+        self.ksm_mms: dict[Mm, None] = {}
+        """The address spaces that the scanner knows."""
+        self.ksm_thread_mutex = Mutex("ksm_thread_mutex", None, self.order, "ksm_thread_mutex")
         self.thp_enabled = "always" if self.has("TRANSPARENT_HUGEPAGE") else "never"
         self.is_temporary_move: dict[Vma, None] = {}
 
