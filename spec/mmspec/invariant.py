@@ -234,6 +234,18 @@ class Judge:
         self.inapplicable |= frozenset(ids)
         self._monitors.clear()
 
+    @contextmanager
+    def without(self, features: Iterable[str]) -> Iterator[None]:
+        """For a `with` block in which the kernel lacks features that its profile has: what needs them is not evaluated."""
+        lacking = set(features)
+        added = frozenset(i.id for i in REGISTRY if lacking & set(i.features)) - self.inapplicable
+        self.ignore(added)
+        try:
+            yield
+        finally:
+            self.inapplicable -= added
+            self._monitors.clear()
+
     def monitors(self, over: Over, trigger: str) -> list[Invariant]:
         """The applicable invariants among :meth:`Registry.monitors`."""
         key = (over, trigger)
