@@ -43,6 +43,8 @@ class Mutant:
     variants: tuple[str, ...] = attrs.field(
         default=attrs.Factory(lambda self: SYSTEMS[self.system], takes_self=True)
     )
+    arch: str = "x86_64"
+    """The architecture on which it is hunted."""
 
     @property
     def system(self) -> str:

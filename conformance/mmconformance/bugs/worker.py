@@ -30,14 +30,14 @@ def main(id_: str) -> None:
     )
 
 
-def hunt(mutant: Mutant, arch: str = "x86_64") -> tuple[str, int]:
+def hunt(mutant: Mutant) -> tuple[str, int]:
     """The id of the invariant that was broken ("" if none was), and how many programs were run until then."""
     from mmconformance.engines.exhaustive import explore
     from mmconformance.engines.sampled import run_plans
     from mmconformance.suites import SUITES
     from mmspec.invariant import Judge, judging
 
-    suite = SUITES[mutant.system]
+    suite, arch = SUITES[mutant.system], mutant.arch
     executions = 0
     for variant in mutant.variants:
         with judging(Judge.of(arch, variant)):

@@ -10,6 +10,8 @@ from mmreference.machine import Machine
 from mmreference.mm.lru import lru_add_drain_all
 from mmreference.mm.mm_struct import Mm
 from mmreference.mm.page import Page, get_page, put_page
+from mmspec.errors import Signal, Violation
+from mmspec.invariant import REGISTRY, Judge
 from mmspec.trace import Recorder, Run
 
 
@@ -67,6 +69,31 @@ class Stage(staging.Stage):
         for number in range(length):
             self.do("write", pid, address + number * self.page_size, value + number)
         return pid, address
+
+    def demand(self, id_: str, holds: bool, **values: Any) -> None:
+        """What the script itself can see of an invariant.
+
+        :raises Violation: of the invariant with that id, unless it holds.
+        """
+        if Judge.active is None or not Judge.at_work() or id_ in Judge.active.inapplicable:
+            return
+        Judge.active.real[id_] += 1
+        if not holds:
+            raise Violation(REGISTRY[id_], values)
+
+    def expect(self, pid: int, address: int, value: int) -> None:
+        """The process reads `value` at the address: what was stored there last, wherever it has been meanwhile."""
+        got = self.do("read", pid, address)
+        self.demand("RMAP-UNMAP-027", got == value, process=pid, address=hex(address), stored=value, read=got)
+
+    def expect_signal(self, pid: int, address: int) -> None:
+        """The process cannot read at the address."""
+        got = self.do("read", pid, address)
+        self.demand("RMAP-UNMAP-027", isinstance(got, Signal), process=pid, address=hex(address), read=got)
+
+    def quiet(self) -> None:
+        """Nothing is in flight: all state invariants are evaluated."""
+        self.recorder.quiet(self.system)
 
     def hold(self, pid: int, address: int) -> Page:
         """The page that is mapped there, with a reference until the end of the run, as reclaim has one."""

@@ -50,7 +50,7 @@ async def page_referenced_one(page: Page, vma: Vma, address: int, walk: Walk) ->
             entry = entry_under_lock(mm, vpn, "pmd")
             if not isinstance(entry, Present) or entry.page is not page or vpn % mm.system.ptrs_per_pte:
                 return 0
-            emit("visit_found", page=page, vma=vma, vpn=vpn, level="pmd", entry=entry)
+            emit("visit_found", page=page, vma=vma, vpn=vpn, level="pmd", entry=entry, vm_flags=vma.vm_flags)
             if vma.locked:
                 return _stop_for_mlock(vma, walk)
             if await ptep_clear_flush_young_notify(vma, vpn, "pmd"):
@@ -59,14 +59,16 @@ async def page_referenced_one(page: Page, vma: Vma, address: int, walk: Walk) ->
         found = await page_check_address(page, mm, address)
         if found is None:
             return 0
-        emit("visit_found", page=page, vma=vma, vpn=found.vpn, level=found.level, entry=found.entry)
+        emit(
+            "visit_found", page=page, vma=vma, vpn=found.vpn, level=found.level, entry=found.entry, vm_flags=vma.vm_flags
+        )
         if vma.locked:
             found.ptl.unlock()
             return _stop_for_mlock(vma, walk)
-        if await ptep_clear_flush_young_notify(vma, found.vpn, found.level):
-            # A page that was read in sequence once is not going to be read again.
-            if not vma.vm_flags & VM_SEQ_READ:
-                referenced += 1
+        young = await ptep_clear_flush_young_notify(vma, found.vpn, found.level)
+        # A page that was read in sequence once is not going to be read again.
+        if young and not vma.vm_flags & VM_SEQ_READ:
+            referenced += 1
         found.ptl.unlock()
     # The mm may be about to be paged in, and keeps its pages.
     if mm is not mm.system.current_mm() and has_swap_token(mm) and mm.mmap_sem.is_locked():
@@ -145,7 +147,7 @@ async def page_referenced(page: Page, is_locked: bool, memcg: MemCgroup | None =
     from mmreference.mm.ksm import page_referenced_ksm
 
     note(was_mapped=page_mapped(page), was_anon=PageAnon(page), was_ksm=PageKsm(page), key_young=page.key_young)
-    note(slots_before=dict(page.slots), locked_before=page.locked)
+    note(slots_before=dict(page.slots), locked_before=page.locked, had_mapping=page_rmapping(page) is not None)
     if not page_mapped(page) or page_rmapping(page) is None:
         return 0, 0
     we_locked = False
