@@ -92,6 +92,14 @@ def _del(page: Page) -> None:
     page.PG_lru = False
 
 
+def lru_add_page_tail(head: Page, tail: Page) -> None:
+    """A tail becomes a page of its own, beside its head; with `lru_lock` held."""
+    tail.PG_unevictable = tail.PG_mlocked
+    tail.PG_active = head.PG_active and not tail.PG_unevictable
+    _add(tail)
+    emit("lru_add_tail", page=tail, head=head)
+
+
 async def isolate_lru_page(page: Page) -> bool:
     """Take the page off its list, with a reference for the caller; whether it was on one."""
     async with page.system.zone.lru_lock:

@@ -292,9 +292,10 @@ async def migrate_pages(pages: Sequence[Page], get_new_page: NewPage) -> int:
                 await putback_lru_page(page)
                 await put_page(newpage)
                 continue
-            if PageTransHuge(page) and not PageHuge(page):
-                await split_huge_page(page)
-            error = await unmap_and_move(page, newpage, force=round_ >= FORCE_FROM)
+            if PageTransHuge(page) and not PageHuge(page) and await split_huge_page(page):
+                error = -errno.EAGAIN
+            else:
+                error = await unmap_and_move(page, newpage, force=round_ >= FORCE_FROM)
             if error:
                 await put_page(newpage)
                 if error == -errno.EAGAIN:

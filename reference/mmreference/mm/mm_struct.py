@@ -58,6 +58,8 @@ class Mm(KernelObject):
         """Index of the pmd entry to the table of ptes that it points to."""
         self.pmds: dict[int, Present] = {}
         """Index of the pmd entry to the trans-huge page that it maps."""
+        self.pmd_huge_pte: dict[int, PteTable] = {}
+        """Index of a pmd entry that maps a trans-huge page to the table that is kept for its split."""
         self.huge_tables: dict[int, None] = {}
         """Base page numbers of hugetlb entries for which there is a table."""
         self.huge: dict[int, Entry] = {}

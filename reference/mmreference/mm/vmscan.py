@@ -46,9 +46,9 @@ async def shrink_page(page: Page, memcg: MemCgroup | None = None) -> bool:
     freed = False
     # One that is marked need not be looked for.
     if not page.PG_mlocked and not page.PG_writeback and await page_check_references(page, memcg):
-        if page.order and not page.huge:
-            await split_huge_page(page)
-        freed = await _pageout(page)
+        # One that nothing maps any more cannot be split; whoever unmapped it frees it.
+        whole = page.order and not page.huge and await split_huge_page(page)
+        freed = not whole and await _pageout(page)
     if freed:
         page.isolated = False
         page.lock.unlock()
