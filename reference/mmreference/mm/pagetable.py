@@ -212,9 +212,10 @@ async def ptep_clear_flush(vma: Vma, vpn: int, level: str = "pte") -> Entry | No
 async def flush_slot(mm: Mm, vpn: int, level: str) -> None:
     """All CPUs forget what the slot maps."""
     system = mm.system
-    if level == "pmd":
-        first = pmd_index(mm, vpn) * system.ptrs_per_pte
-        for one in range(first, first + system.ptrs_per_pte):
+    if level != "pte":
+        order = system.huge_page_order if level == "huge" else system.ptrs_per_pte.bit_length() - 1
+        first = vpn >> order << order
+        for one in range(first, first + (1 << order)):
             await system.tlbs.flush_tlb_page(mm, one)
     else:
         await system.tlbs.flush_tlb_page(mm, vpn)
