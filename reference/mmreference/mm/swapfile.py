@@ -98,7 +98,7 @@ async def swap_duplicate(system: System, slot: int) -> int:
     assert swap is not None
     async with system.swap_lock:
         touched(swap.location(slot))
-        note(count_before=swap.count(slot))
+        note(count_before=swap.count(slot), accesses_before=swap.continuation_accesses)
         digit = swap.swap_map.get(slot, 0)
         if digit < SWAP_MAP_MAX:
             _write(swap, slot, digit + 1)
@@ -129,7 +129,8 @@ def _write(swap: SwapDevice, slot: int, digit: int) -> None:
     before = swap.swap_map.get(slot, 0)
     swap.swap_map[slot] = digit
     further = tuple(swap.continuations.get(slot, ()))
-    emit("swap_map", slot=slot, old=before, new=digit, further=further, count=swap.count(slot))
+    accesses = swap.continuation_accesses
+    emit("swap_map", slot=slot, old=before, new=digit, further=further, count=swap.count(slot), accesses=accesses)
 
 
 @operation()
@@ -143,7 +144,7 @@ def _swap_entry_free(system: System, slot: int) -> None:
     swap = system.swap
     assert swap is not None
     touched(swap.location(slot))
-    note(count_before=swap.count(slot))
+    note(count_before=swap.count(slot), accesses_before=swap.continuation_accesses)
     digit = swap.swap_map.get(slot, 0)
     if digit == 0 and any(swap.continuations.get(slot, ())):
         swap.low_digit_wraps += 1

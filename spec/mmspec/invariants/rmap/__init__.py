@@ -3,3 +3,29 @@
 One module per subject. Ids are never reused and never change their meaning; `mmspec/published.json` remembers all of
 them.
 """
+
+from mmspec.invariants.rmap import (
+    cost,
+    hugetlb_anon,
+    hwpoison,
+    ksm,
+    migration,
+    mlock,
+    nonlinear,
+    notifiers,
+    swap,
+    thp,
+)
+
+__all__ = [
+    "cost",
+    "hugetlb_anon",
+    "hwpoison",
+    "ksm",
+    "migration",
+    "mlock",
+    "nonlinear",
+    "notifiers",
+    "swap",
+    "thp",
+]

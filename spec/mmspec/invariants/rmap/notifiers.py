@@ -224,18 +224,29 @@ def without_listeners_notifying_changes_nothing(event: Event) -> Truth:
     """
     if event.mm.notifiers or event.op is None:
         return VACUOUS
-    # What this very call has done: the steps since the one before of its kind.
-    steps = event.op.context.events[:-1]
-    since = next((n for n in range(len(steps) - 1, -1, -1) if steps[n].kind == event.kind), -1)
-    here = [e for e in steps[since + 1 :] if e.kind == "set_pte" and e.mm is event.mm and e.level == event.level]
-    own = [e for e in here if e.vpn == event.vpn]
-    flushed = any(e.kind == "tlb_flush" and e.mm is event.mm for e in steps[since + 1 :])
+    own, flushed = _done_here(event)
     if event.kind == "ptep_clear_flush_notify":
         return bool(own) and own[-1].new is None and own[-1].old == event.entry and flushed
     if event.young:
         return bool(own) and own[-1].old.young and not own[-1].new.young and flushed
     now = _primary(event.mm, event.vpn)
     return now is None or now.kind != "present" or not now.young
+
+
+def _done_here(event: Event) -> tuple[list[Event], bool]:
+    """The stores to the event's slot since the last event of its kind, in order, and whether there was a flush."""
+    assert event.op is not None
+    stores: list[Event] = []
+    flushed = False
+    for step in reversed(event.op.context.events):
+        if step is event:
+            continue
+        if step.kind == event.kind:
+            break
+        flushed = flushed or (step.kind == "tlb_flush" and step.mm is event.mm)
+        if step.kind == "set_pte" and step.mm is event.mm and (step.level, step.vpn) == (event.level, event.vpn):
+            stores.insert(0, step)
+    return stores, flushed
 
 
 @transition(
