@@ -19,6 +19,8 @@ async def follow_page(vma: Vma, address: int, *, write: bool = False) -> Page | 
     mm = vma.mm
     vpn = vpn_of(mm, address)
     level = "huge" if vma.vm_flags & VM_HUGETLB else "pmd" if pmd_index(mm, vpn) in mm.pmds else "pte"
+    if level == "huge":
+        vpn = vpn >> mm.system.huge_page_order << mm.system.huge_page_order
     async with pte_lockptr(mm, vpn) if level == "pte" else mm.page_table_lock:
         entry = entry_under_lock(mm, vpn, level)
         if not isinstance(entry, Present) or (write and not entry.write):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mmreference.kernel.memory import is_freed
 from mmreference.kernel.scheduler import touched
 from mmreference.mm.filemap import delete_from_page_cache
-from mmreference.mm.lru import isolate_lru_page, lru_add_drain_all, putback_lru_page
+from mmreference.mm.lru import isolate_lru_page_by_frame, lru_add_drain_all, putback_lru_page
 from mmreference.mm.mm_struct import VM_LOCKED
 from mmreference.mm.page import Page, PageAnon, page_mapped, page_mapping, put_page
 from mmreference.mm.rmap.referenced import page_referenced
@@ -95,7 +96,8 @@ async def _remove_mapping(page: Page) -> bool:
 @operation()
 async def reclaim_page(page: Page, memcg: MemCgroup | None = None) -> bool:
     """Isolate one page and try to reclaim it: whether it is free now."""
-    if not await isolate_lru_page(page):
+    # Nobody but the list keeps it for us.
+    if not await isolate_lru_page_by_frame(page.system, page):
         return False
     return await shrink_page(page, memcg)
 
@@ -107,6 +109,8 @@ async def shrink_lists(system: System) -> int:
     freed = 0
     candidates = [p for name, pages in system.zone.lists.items() if name != "unevictable" for p in pages]
     for page in candidates:
-        emit("scan", page=page, mlocked=page.PG_mlocked)
-        freed += await reclaim_page(page)
+        # Somebody else may have freed it since.
+        if not is_freed(page):
+            emit("scan", page=page, mlocked=page.PG_mlocked)
+            freed += await reclaim_page(page)
     return freed
