@@ -17,7 +17,7 @@ from mmreference.mm.filemap import vmtruncate
 from mmreference.mm.fork import dup_mm, mmput
 from mmreference.mm.fremap import remap_file_pages
 from mmreference.mm.huge_memory import collapse_huge_page, split_huge_page
-from mmreference.mm.ksm import try_to_merge_two_pages
+from mmreference.mm.ksm import ksm_merge
 from mmreference.mm.lru import lru_add_drain_all
 from mmreference.mm.memory import access, zap_page_range
 from mmreference.mm.memory_failure import memory_failure
@@ -222,8 +222,8 @@ class Machine:
 
     async def reclaim(self, pid: int, address: int) -> bool:
         """Try to reclaim the page that the process maps there: whether it is free now."""
-        page = self.page_at(pid, address)
         await lru_add_drain_all(self.system)
+        page = self.page_at(pid, address)
         return page is not None and await reclaim_page(page.first_page or page)
 
     async def evict(self, page: Page) -> bool:
@@ -245,8 +245,8 @@ class Machine:
 
     async def migrate(self, pid: int, address: int) -> bool:
         """Move the page that the process maps there to another frame: whether that was done."""
-        page = self.page_at(pid, address)
         await lru_add_drain_all(self.system)
+        page = self.page_at(pid, address)
         if page is None or not self.system.has("MIGRATION"):
             return False
         return bool(await migrate_page(page.first_page or page))
@@ -255,9 +255,7 @@ class Machine:
         """Let KSM look at two addresses: whether they have one page now."""
         if not self.system.has("KSM"):
             return False
-        return bool(
-            await try_to_merge_two_pages(self.processes[pid], address, self.processes[other], other_address)
-        )
+        return bool(await ksm_merge(self.processes[pid], address, self.processes[other], other_address))
 
     async def split(self, pid: int, address: int) -> bool:
         """Split the trans-huge page there: whether there was one."""
@@ -276,11 +274,11 @@ class Machine:
 
     async def fail_memory(self, pid: int, address: int) -> bool:
         """The memory of the page there has failed: whether the kernel could isolate it."""
+        await lru_add_drain_all(self.system)
         page = self.page_at(pid, address)
         if page is None or not self.system.has("MEMORY_FAILURE"):
             return False
-        await lru_add_drain_all(self.system)
-        return bool(await memory_failure(page.first_page or page))
+        return bool(await memory_failure(page.first_page or page) == 0)
 
     async def attach_mmu(self, pid: int) -> int:
         """Give the process a secondary MMU: 0 or a negative errno."""

@@ -27,6 +27,7 @@ from mmreference.mm.mmap import _in_use, vma_adjust, vma_alloc, vma_link
 from mmreference.mm.mremap import move_page_tables
 from mmreference.mm.page import Page, put_page
 from mmreference.mm.pagetable import pmd_index
+from mmreference.mm.rmap.unmap import is_vma_temporary_stack
 from mmreference.mm.system import System
 from mmspec.contracts import operation
 from mmspec.trace import emit, note
@@ -35,28 +36,37 @@ VM_STACK_FLAGS = VM_GROWSDOWN | VM_READ | VM_WRITE | VM_MAYREAD | VM_MAYWRITE
 
 
 @operation()
-async def bprm_mm_init(mm: Mm, address: int, pages: int) -> Vma | None:
-    """The temporary stack of `pages` base pages from the address (bytes) on; None without memory."""
+async def setup_temporary_stack(mm: Mm, length: int) -> int:
+    """A stack of `length` bytes at a temporary place, as far up as possible: its address, or -ENOMEM."""
     system = mm.system
     async with mm.mmap_sem.write():
-        end = address + pages * system.page_size
+        top = system.arch.user_end // system.pmd_size * system.pmd_size
+        for vma in reversed(mm.vmas):
+            if vma.vm_end > top - length - system.pmd_size:
+                top = vma.vm_start // system.pmd_size * system.pmd_size - system.pmd_size
+        address = top - length
         flags = VM_STACK_FLAGS | VM_STACK_INCOMPLETE_SETUP
-        vma = await vma_alloc(mm, address, end, flags, address // system.page_size, None)
-        if vma is None:
-            return None
-        await vma_link(vma)
-        mm.total_vm += pages
+        new = await vma_alloc(mm, address, top, flags, address // system.page_size, None)
+        if new is None:
+            return -errno.ENOMEM
+        await vma_link(new)
+        mm.total_vm += new.npages
         mm.true_peak_vm = max(mm.true_peak_vm, mm.total_vm)
-    return vma
+    return address
+
+
+def temporary_stack(mm: Mm) -> Vma | None:
+    """The stack that is still being set up, or None."""
+    return next((v for v in mm.vmas if is_vma_temporary_stack(v)), None)
 
 
 @operation()
-async def copy_strings(mm: Mm, vma: Vma, values: Sequence[int]) -> int:
-    """Put one word on each page of the temporary stack: 0 or -E2BIG."""
+async def copy_strings(mm: Mm, address: int, values: Sequence[int]) -> int:
+    """Put one word on each page of the temporary stack at the address (bytes): 0 or -E2BIG."""
     size = mm.system.page_size
     async with mm.mmap_sem.read():
         for number, value in enumerate(values):
-            page = await get_user_page(mm, vma.vm_start + number * size, write=True)
+            page = await get_user_page(mm, address + number * size, write=True)
             if not isinstance(page, Page):
                 return -errno.E2BIG
             touched((page.name, "content"))
@@ -69,7 +79,7 @@ async def copy_strings(mm: Mm, vma: Vma, values: Sequence[int]) -> int:
 async def shift_arg_pages(vma: Vma, shift: int) -> int:
     """Move the stack down by `shift` bytes: 0, -EFAULT if something is in the way, -ENOMEM.
 
-    After -ENOMEM entries may be at either place, which the area covers both; the process is going to be torn down.
+    After -ENOMEM it is where it was. (3.2 leaves entries at either place then, for the process is going to end.)
     """
     mm, system = vma.mm, vma.mm.system
     old_start, old_end = vma.vm_start, vma.vm_end
@@ -82,13 +92,20 @@ async def shift_arg_pages(vma: Vma, shift: int) -> int:
     if await vma_adjust(vma, new_start, old_end, vma.vm_pgoff):
         return -errno.ENOMEM
     emit("stack_adjusted", vma=vma, old=old_start, new=new_start, length=length)
-    if await move_page_tables(vma, old_start, vma, new_start, length) != length:
+    moved = await move_page_tables(vma, old_start, vma, new_start, length)
+    if moved < length:
+        # Backwards, as the places may overlap.
+        for offset in reversed(range(0, moved, system.page_size)):
+            await move_page_tables(vma, new_start + offset, vma, old_start + offset, system.page_size)
+        error = await vma_adjust(vma, old_start, old_end, vma.vm_pgoff)
+        bug_on(error, "an area that shrinks needs no memory")
+        _free_tables(mm, new_start, old_start)
         return -errno.ENOMEM
     emit("stack_moved", vma=vma, old=old_start, new=new_start, length=length)
     await lru_add_drain(system)
     error = await vma_adjust(vma, new_start, new_end, vma.vm_pgoff)
     bug_on(error, "an area that shrinks needs no memory")
-    _free_tables(mm, max(new_end, old_start), old_end)
+    _free_tables(mm, new_end, old_end)
     return 0
 
 
@@ -105,41 +122,30 @@ def _free_tables(mm: Mm, start: int, end: int) -> None:
 
 
 @operation()
-async def setup_arg_pages(mm: Mm, vma: Vma, shift: int) -> int:
-    """Make the temporary stack the final one, `shift` bytes further down: 0 or the error of moving it."""
+async def setup_arg_pages(mm: Mm, shift: int) -> int:
+    """Make the temporary stack the final one, `shift` bytes further down: 0, -EINVAL without one, or why it cannot move."""
     async with mm.mmap_sem.write():
-        bug_on(
-            vma.vm_flags & VM_STACK_INCOMPLETE_SETUP != VM_STACK_INCOMPLETE_SETUP,
-            f"{vma.name} is not a stack that is being set up",
-            "MIGR-STACK-001",
-        )
+        vma = temporary_stack(mm)
+        if vma is None or shift < 0 or shift % mm.system.page_size or shift > vma.vm_start:
+            return -errno.EINVAL
         if shift:
-            mm.system.is_temporary_move[vma] = None
             error = await shift_arg_pages(vma, shift)
-            mm.system.is_temporary_move.pop(vma)
             if error:
                 return error
         touched((vma.name, "vm_flags"))
         vma.vm_flags &= ~VM_STACK_INCOMPLETE_SETUP
-        mm.total_vm = sum(v.npages for v in mm.vmas)
     return 0
 
 
 @operation()
-async def do_execve(system: System, values: Sequence[int], shift: int, mm: Mm | None = None) -> Mm | int:
-    """A new address space with a stack that holds one word per page, moved down by `shift` bytes: or -E2BIG or -ENOMEM.
-
-    `mm` may be given by somebody who wants to watch it; it is empty then, and taken down after an error.
-    """
+async def do_execve(system: System, values: Sequence[int], shift: int) -> Mm | int:
+    """A new address space with a stack that holds one word per page, moved down by `shift` bytes; or -E2BIG or -ENOMEM."""
     from mmreference.mm.fork import mmput
 
-    mm = mm if mm is not None else system.new_mm()
+    mm = system.new_mm()
     note(child=mm)
-    top = (system.first_pmd + 4) * system.pmd_size
-    error = -errno.ENOMEM
-    vma = await bprm_mm_init(mm, top - len(values) * system.page_size, len(values))
-    if vma is not None:
-        error = await copy_strings(mm, vma, values) or await setup_arg_pages(mm, vma, shift)
+    address = await setup_temporary_stack(mm, len(values) * system.page_size)
+    error = address if address < 0 else await copy_strings(mm, address, values) or await setup_arg_pages(mm, shift)
     if error:
         await mmput(mm)
         return error

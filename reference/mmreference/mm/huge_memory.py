@@ -123,10 +123,12 @@ async def do_huge_pmd_anonymous_page(mm: Mm, vma: Vma, vpn: int, write: bool) ->
         return VM_FAULT_OOM
     page = await alloc_hugepage(vma)
     if page is None:
+        note(huge_failed=True)
         return None
     if await mem_cgroup_newpage_charge(page, mm):
         await put_page(page)
         emit("huge_fallback", vma=vma)
+        note(huge_failed=True)
         return None
     table = await pte_alloc_one(mm, pmd_index(mm, vpn))
     if table is None:
@@ -352,7 +354,7 @@ async def __split_huge_page(page: Page, anon_vma: AnonVma) -> None:
         if address != -errno.EFAULT:
             remapped += await __split_huge_page_map(page, subpages, vma, address)
     note(remapped=remapped)
-    emit("split_huge_page", page=page, frozen=frozen, mapcount=mapcount, remapped=remapped)
+    emit("thp_split", page=page, pages=subpages, mapcount=mapcount, frozen=frozen, remapped=remapped)
     bug_on(frozen != remapped, f"{remapped} of {frozen} mappings of {page.name} were found again", "THP-SPLIT-004")
 
 
@@ -524,13 +526,13 @@ async def _get_head(head: Page) -> bool:
 
 
 @operation()
-async def collapse_huge_page(mm: Mm, vpn: int) -> bool:
-    """Replace the base pages that a pmd entry spans by a trans-huge page: whether that could be done.
+async def collapse_huge_page(mm: Mm, address: int) -> bool:
+    """Replace the base pages around the address (bytes) by a trans-huge page: whether that could be done.
 
     Each of them must be used by this mapping only. Nothing is promised; the next round of the scanner tries again.
     """
     system = mm.system
-    vpns, index = hpage_range(mm, vpn), pmd_index(mm, vpn)
+    vpns, index = hpage_range(mm, vpn_of(mm, address)), pmd_index(mm, vpn_of(mm, address))
     await lru_add_drain_all(system)
     vma = mm.area_at(vpns.start * system.page_size)
     if vma is None:

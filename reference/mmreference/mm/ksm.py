@@ -453,7 +453,7 @@ async def _mergeable_page(item: RmapItem) -> Page | None:
     async with mm.mmap_sem.read():
         touched((mm.name, "vmas"), write=False)
         vma = mm.area_at(item.address)
-        if vma is None or not vma.vm_flags & VM_MERGEABLE or vma.anon_vma is None:
+        if vma is None or not vma.vm_flags & VM_MERGEABLE or vma.anon_vma is None or vma.nonlinear:
             return None
         page = await follow_page(vma, item.address)
         if page is not None and PageTransHuge(page):
@@ -485,6 +485,35 @@ async def ksm_do_scan(system: System) -> None:
                 await put_page(page)
 
 
+@operation()
+async def ksm_merge(mm: Mm, address: int, other: Mm, other_address: int) -> bool:
+    """Let the scanner look at two addresses (bytes) in mergeable areas: whether they have one page after."""
+    system = mm.system
+    async with system.ksm_thread_mutex:
+        await lru_add_drain_all(system)
+        unstable: dict[int, RmapItem] = {}
+        for one, place in ((mm, address), (other, other_address)):
+            touched((one.name, "ksm"))
+            if one not in system.mms:
+                continue
+            system.ksm_mms[one] = None
+            await _scan_place(one, place, unstable)
+        items = [system.rmap_items.get((mm, address)), system.rmap_items.get((other, other_address))]
+        return all(i is not None and i.node is not None for i in items) and items[0].node is items[1].node  # type: ignore[union-attr]
+
+
+async def _scan_place(mm: Mm, address: int, unstable: dict[int, RmapItem]) -> bool:
+    """Look at one place: whether there is a page that can be merged."""
+    item = mm.system.rmap_items.get((mm, address)) or RmapItem(mm, address)
+    page = await _mergeable_page(item)
+    if page is None:
+        return False
+    if not (PageKsm(page) and item.stable):
+        await cmp_and_merge_page(page, item, unstable)
+    await put_page(page)
+    return True
+
+
 async def _scan_mm(mm: Mm, unstable: dict[int, RmapItem]) -> None:
     system = mm.system
     async with mm.mmap_sem.read():
@@ -498,14 +527,8 @@ async def _scan_mm(mm: Mm, unstable: dict[int, RmapItem]) -> None:
             system.ksm_mms[mm] = None
     seen: dict[int, None] = {}
     for address in addresses:
-        item = system.rmap_items.get((mm, address)) or RmapItem(mm, address)
-        page = await _mergeable_page(item)
-        if page is None:
-            continue
-        seen[address] = None
-        if not (PageKsm(page) and item.stable):
-            await cmp_and_merge_page(page, item, unstable)
-        await put_page(page)
+        if await _scan_place(mm, address, unstable):
+            seen[address] = None
     for item in [i for (of, address), i in system.rmap_items.items() if of is mm and address not in seen]:
         await remove_rmap_item_from_tree(item)
 

@@ -378,3 +378,9 @@ async def compact_page(system: System, page: Page) -> int:
         return await page.system.alloc_page("page to migrate to")
 
     return await migrate_pages([page], get_new_page)
+
+
+@operation()
+async def migrate_page(page: Page) -> bool:
+    """Move one page that is on the LRU to another frame, whoever maps it: whether that was done."""
+    return await compact_page(page.system, page) == 0
