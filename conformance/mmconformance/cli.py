@@ -324,7 +324,25 @@ def bugs(
 
 
 @app.command()
-def schema(name: Annotated[str, typer.Argument(help="check, explore or bugs")]) -> None:
+def count(
+    children: Annotated[int, typer.Option(min=1, max=10_000, help="Processes that are forked from one.")] = 1000,
+    pages: Annotated[int, typer.Option(min=1, max=10_000, help="Base pages that each of them has to itself.")] = 1000,
+    json: Json = None,
+) -> None:
+    """Count the work that the history of mm/rmap.c speaks of: visited areas, locks, flushes, faults, table accesses."""
+    from mmconformance.counting import all_claims
+    from mmconformance.report import print_claims, progress
+
+    writable(json)
+    with progress("counting") as say:
+        claims = all_claims(children, pages, say)
+    print_claims(claims)
+    write(json, dump(claims))
+    raise typer.Exit(0 if all(claim.holds for claim in claims) else 1)
+
+
+@app.command()
+def schema(name: Annotated[str, typer.Argument(help="check, explore, bugs or count")]) -> None:
     """Print the JSON schema of an output."""
     from mmconformance.report import SCHEMAS
 

@@ -5,7 +5,7 @@ from mmconformance.report.html import html_page
 from mmconformance.report.invariants import cite_invariant, show_invariant
 from mmconformance.report.junit import junit_xml
 from mmconformance.report.progress import progress
-from mmconformance.report.terminal import print_execution, print_exploration, terminal
+from mmconformance.report.terminal import print_claims, print_execution, print_exploration, terminal
 
 __all__ = [
     "SCHEMAS",
@@ -13,6 +13,7 @@ __all__ = [
     "exploration_document",
     "html_page",
     "junit_xml",
+    "print_claims",
     "print_execution",
     "print_exploration",
     "progress",

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from mmconformance.bugs import MutantResult
+from mmconformance.counting import Claim
 from mmconformance.engines.exhaustive import Exploration
 from mmconformance.engines.lanes import text_lanes
 from mmconformance.verdicts import Report
@@ -48,7 +49,12 @@ class CheckDocument(Report):
     """How many results have which verdict."""
 
 
-SCHEMAS: dict[str, Any] = {"check": CheckDocument, "explore": ExplorationDocument, "bugs": list[MutantResult]}
+SCHEMAS: dict[str, Any] = {
+    "check": CheckDocument,
+    "explore": ExplorationDocument,
+    "bugs": list[MutantResult],
+    "count": list[Claim],
+}
 
 
 def exploration_document(found: Exploration, arch: str, variant: str) -> ExplorationDocument:

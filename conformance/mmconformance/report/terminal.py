@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rich.console import Console
 from rich.table import Table
 
+from mmconformance.counting import Claim
 from mmconformance.engines.execution import Execution
 from mmconformance.engines.exhaustive import Exploration
 from mmconformance.engines.lanes import text_lanes
@@ -71,3 +74,12 @@ def print_execution(execution: Execution) -> None:
             _out.print(violation.ledger, markup=False)
     else:
         _out.print(f"no violation; {execution.outcome}", markup=False)
+
+
+def print_claims(claims: Iterable[Claim]) -> None:
+    """Claims about work with what was counted, one line each."""
+    lines = [f"{'claimed':>12} {'counted':>12}  work"]
+    for claim in claims:
+        differs = "" if claim.holds else "  DIFFERS"
+        lines.append(f"{claim.expected:12.10g} {claim.counted:12.10g}  {claim.name} ({claim.how}){differs}")
+    _out.print("\n".join(lines), markup=False)
