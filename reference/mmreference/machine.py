@@ -28,7 +28,7 @@ from mmreference.mm.mmap import do_mmap, do_munmap, split_to, vm_flags_of
 from mmreference.mm.mmu_notifier import MmuNotifier, mmu_notifier_register, mmu_notifier_unregister, secondary_fault
 from mmreference.mm.mprotect import do_mprotect
 from mmreference.mm.mremap import do_mremap
-from mmreference.mm.page import Page
+from mmreference.mm.page import Page, get_page, put_page
 from mmreference.mm.pagetable import Present
 from mmreference.mm.rmap.unmap import TTU_IGNORE_ACCESS, TTU_UNMAP, try_to_unmap
 from mmreference.mm.swapfile import add_to_swap, swapoff
@@ -263,7 +263,11 @@ class Machine:
         head = None if page is None else page.first_page or page
         if head is None or not head.order or head.huge:
             return False
-        return await split_huge_page(head) == 0
+        # Who asks for it has a reference.
+        get_page(head)
+        error = await split_huge_page(head)
+        await put_page(head)
+        return bool(error == 0)
 
     async def collapse(self, pid: int, address: int) -> bool:
         """Let khugepaged look at the address: whether a trans-huge page is there now."""

@@ -184,9 +184,11 @@ async def _discard(page: Page) -> None:
 async def do_huge_pmd_wp_page(mm: Mm, vma: Vma, vpn: int) -> VmFault:
     """A write to a trans-huge page that is mapped read-only: let it be written if nobody else maps it, or copy it.
 
-    If there is no memory for a copy of that size, the page is split, and the fault repeated on a base page. (3.2 copies
+    If there is no memory for a copy of that size, the page is split, and the fault goes on with a base page. (3.2 copies
     all of it to base pages then.)
     """
+    from mmreference.mm.memory import handle_pte_fault
+
     vpns = hpage_range(mm, vpn)
     await mm.page_table_lock.lock()
     orig = entry_under_lock(mm, vpn, "pmd")
@@ -207,9 +209,10 @@ async def do_huge_pmd_wp_page(mm: Mm, vma: Vma, vpn: int) -> VmFault:
         await put_page(new)
         new = None
     if new is None:
-        await split_huge_page(page)
+        note(huge_failed=True)
+        whole = await split_huge_page(page)
         await put_page(page)
-        return VM_FAULT_MINOR
+        return VM_FAULT_MINOR if whole else await handle_pte_fault(mm, vma, vpn, write=True)
     copy_huge_page(new, page)
     await mm.page_table_lock.lock()
     same = _same(entry_under_lock(mm, vpn, "pmd"), orig)
@@ -416,6 +419,7 @@ async def __split_huge_page_refcount(page: Page) -> list[Page]:
                 tail.mapping, tail.anon_generation = page.mapping, page.anon_generation
                 tail.index = page.index + number
                 tail.memcg = page.memcg
+                tail.counted = "NR_ANON_PAGES"
                 touched((tail.name, "first_page"))
                 tail.first_page = None
                 system.pages[tail] = None

@@ -411,6 +411,9 @@ async def _unuse_pte(mm: Mm, vma: Vma, vpn: int, slot: int, page: Page) -> int:
     entry = entry_under_lock(mm, vpn)
     found = isinstance(entry, SwapEntry) and entry.slot == slot
     if found:
+        # With the page locked nobody else maps it, so it is charged before it is mapped.
+        if mapped.memcg is None and mm.memcg is not None:
+            commit_charge(mapped, mm.memcg)
         mm.swapents -= 1
         add_mm_counter(mm, "rss_anon", 1)
         await set_pte_at(mm, vma, vpn, Present(mapped))
@@ -419,8 +422,6 @@ async def _unuse_pte(mm: Mm, vma: Vma, vpn: int, slot: int, page: Page) -> int:
             await page_add_anon_rmap(page, vma, address)
         else:
             await page_add_new_anon_rmap(mapped, vma, address)
-        if mapped.memcg is None and mm.memcg is not None:
-            commit_charge(mapped, mm.memcg)
         await swap_free(mm.system, slot)
     ptl.unlock()
     if mapped is not page:
