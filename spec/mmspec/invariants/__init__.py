@@ -1,5 +1,5 @@
 """The invariants themselves: importing this package fills the registry."""
 
-from mmspec.invariants import hugetlb
+from mmspec.invariants import hugetlb, rmap
 
-__all__ = ["hugetlb"]
+__all__ = ["hugetlb", "rmap"]
