@@ -11,7 +11,7 @@ from mmreference.mm.page import Page
 from mmreference.mm.rmap.address import page_address_in_vma, page_mapped_in_vma, vma_address
 from mmreference.mm.rmap.mkclean import page_mkclean
 from mmreference.mm.rmap.referenced import page_referenced
-from mmreference.mm.rmap.unmap import try_to_unmap
+from mmreference.mm.rmap.unmap import TTU_IGNORE_ACCESS, TTU_MIGRATION, try_to_unmap
 from mmreference.mm.swapfile import SWAP_MAP_MAX, max_swapfiles, swapon_type
 
 
@@ -427,6 +427,7 @@ def locked_without_rights(stage: Stage) -> None:
     stage.demand("MLOCK-010", not page.PG_mlocked, page=page)
 
 
+@conditions(features=("MIGRATION",))
 def locked_and_reclaimed(stage: Stage) -> None:
     """Reclaim comes to pages that are locked in memory, marked and not marked."""
     pid, address = stage.written(2)
@@ -448,7 +449,7 @@ async def _unmap(page: Page) -> None:
 
     isolated = await isolate_lru_page(page)
     await page.lock.lock()
-    await try_to_unmap(page, 1 << 9 | 1)
+    await try_to_unmap(page, TTU_IGNORE_ACCESS | TTU_MIGRATION)
     page.lock.unlock()
     if isolated:
         await putback_lru_page(page)
