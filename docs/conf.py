@@ -43,7 +43,7 @@ needs_types = [
     {"directive": "inv", "title": "Invariant", "prefix": "", "color": "#BFD8D2", "style": "node"},
 ]
 needs_id_required = True
-needs_id_regex = r"^[A-Z]+(-[A-Z]+)*-[0-9]{3}$"
+needs_id_regex = r"^[A-Z]+(-[A-Z0-9]+)*-[0-9]{3}$"
 needs_title_optional = False
 needs_fields = {
     "kind": {"description": "what sort of statement it is", "nullable": True},

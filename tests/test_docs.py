@@ -48,9 +48,9 @@ def test_each_id_is_an_anchor_of_the_page_that_citations_link_to(
 
 def test_each_id_has_its_full_entry(built: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     target, _ = built
-    pages = {area: (target / f"areas/{area.lower()}.html").read_text(encoding="utf-8") for area in _areas()}
+    pages = [page.read_text(encoding="utf-8") for page in sorted((target / "areas").glob("*.html"))]
 
-    assert [i.id for i in REGISTRY if f'id="{i.id}"' not in pages[i.area] or i.name not in pages[i.area]] == []
+    assert [i.id for i in REGISTRY if [i.name in page for page in pages if f'id="{i.id}"' in page] != [True]] == []
 
 
 def test_needs_json_has_every_invariant(built: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
@@ -60,6 +60,3 @@ def test_needs_json_has_every_invariant(built: tuple[Path, subprocess.CompletedP
 
     assert {i: needs[i]["sentence"] for i in needs} == {i.id: i.sentence for i in REGISTRY}
 
-
-def _areas() -> set[str]:
-    return {i.area for i in REGISTRY}

@@ -4,17 +4,21 @@ Directives:
 
 `mmspec-area:: AREA`
     all invariants of an area, as needs
+`mmspec-page::`
+    all invariants of the areas whose page this document is, see :data:`PAGES`
 `mmspec-index::`
     one row per invariant, with an anchor that is its id
-`mmspec-areas::`
-    one row per area
+`mmspec-areas:: [SYSTEM]`
+    one row per page of areas, of one system or of all
 `mmspec-by:: fields|functions|locks|kind|guard`
     an index
 `mmspec-traceability:: SOURCE`
     source anchors and the invariants that rest on them
 `mmspec-judged:: INTERFACE`
     the invariants that can be judged through an interface
-`mmspec-architectures::`, `mmspec-mutants::`, `mmspec-scenarios::`, `mmspec-variants::`, `mmspec-differences::`
+`mmspec-mutants:: SYSTEM`
+    the mutants of a system with their stories
+`mmspec-architectures::`, `mmspec-scenarios::`, `mmspec-variants::`, `mmspec-differences::`
     tables
 """
 
@@ -25,6 +29,7 @@ import importlib
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
+from fnmatch import fnmatch
 from functools import cache
 from typing import Any, ClassVar
 
@@ -65,6 +70,57 @@ AREA_TITLES = {
     "HTLB-LIV": "liveness",
     "HTLB-OBS": "what can be observed",
     "HTLB-PRF": "cost",
+}
+
+#: Pages for several areas: name to the areas, as patterns. Any other area has a page of its own.
+PAGES = {
+    "avma-clone": ("AVMA-CLONE", "AVMA-FORK", "AVMA-UNLINK", "AVMA-LOCKROOT"),
+    "rmap-add": ("RMAP-ADD", "RMAP-ADDNEW", "RMAP-ADDFILE", "RMAP-MOVE"),
+    "dirty": ("DIRTY", "TLB"),
+    **{
+        family: (family.upper(), f"{family.upper()}-*")
+        for family in ("zstat", "nlin", "mlock", "migr", "ksm", "thp", "mmun", "memcg", "swap", "hwp", "rss", "lru")
+    },
+    **{family: (family.upper(), f"{family.upper()}-*") for family in ("arch", "cfg", "hist", "lat", "perf")},
+}
+
+#: What each page of reverse mapping is about.
+AREA_TITLES |= {
+    "RMAP-MAPCOUNT": "the map count",
+    "ZSTAT": "statistics of mapped pages",
+    "RMAP-ANON": "mapping and index of anonymous pages",
+    "AVMA-ROOT": "the root of a tree",
+    "AVMA-REF": "references and freeing",
+    "AVMA-LIST": "the two lists of a chain element",
+    "AVMA-PREP": "the first fault of an area",
+    "AVMA-CLONE": "clone, fork, unlink",
+    "AVMA-RCU": "from a page to its anon_vma",
+    "RMAP-ADDR": "where an area would map a page",
+    "RMAP-PCA": "whether the page is mapped there",
+    "RMAP-REF": "was the page used?",
+    "RMAP-MKCLEAN": "write protection before writeback",
+    "RMAP-ADD": "adding mappings",
+    "RMAP-REMOVE": "removing a mapping",
+    "RMAP-UNMAP": "try_to_unmap",
+    "NLIN": "nonlinear areas",
+    "MLOCK": "pages locked in memory",
+    "MIGR": "migration entries",
+    "KSM": "merged pages",
+    "THP": "trans-huge pages",
+    "HTLB": "anonymous hugetlb pages",
+    "MMUN": "secondary MMUs",
+    "MEMCG": "control groups",
+    "SWAP": "slots and their counts",
+    "HWP": "memory that has failed",
+    "RSS": "resident set counters",
+    "LRU": "lists of reclaim",
+    "DIRTY": "no store is lost",
+    "TLB": "no stale translation",
+    "LOCK-ORD": "the order of locks",
+    "LOCK-PROT": "which lock protects what",
+    "ARCH": "what depends on the architecture",
+    "CFG": "what depends on the configuration",
+    "PERF": "effort",
 }
 
 
@@ -113,7 +169,23 @@ def killers() -> dict[str, list[Any]]:
 
 def page_of(area: str) -> str:
     """The document of an area."""
+    for page, patterns in PAGES.items():
+        if any(fnmatch(area, pattern) for pattern in patterns):
+            return f"areas/{page}"
     return f"areas/{area.lower()}"
+
+
+def pages() -> dict[str, list[Invariant]]:
+    """Document to the invariants whose entries are there, in the order of the registry's areas."""
+    found: dict[str, list[Invariant]] = {}
+    for area, members in areas().items():
+        found.setdefault(page_of(area), []).extend(members)
+    return found
+
+
+def title_of(area: str) -> str:
+    """What an area is about."""
+    return AREA_TITLES.get(area) or AREA_TITLES.get(page_of(area).partition("/")[2].upper(), "")
 
 
 # -- text ------------------------------------------------------------------------------------------------------------
@@ -284,6 +356,17 @@ class Area(Generated):
         return lines
 
 
+class Page(Generated):
+    """All invariants of the areas whose page this document is."""
+
+    def lines(self) -> list[str]:
+        lines: list[str] = []
+        for invariant in pages().get(self.env.docname, ()):
+            heading = f"{invariant.id}: {words(invariant)}"
+            lines += [heading, "-" * len(heading), "", *entry(invariant)]
+        return lines or ["No invariant of this area is registered.", ""]
+
+
 class Index(SphinxDirective):
     """One row per invariant; each row has the id as its anchor, which is what citations link to."""
 
@@ -294,7 +377,7 @@ class Index(SphinxDirective):
         return [section for area, members in areas().items() for section in [self._section(area, members)]]
 
     def _section(self, area: str, members: list[Invariant]) -> nodes.section:
-        title = f"{area}: {AREA_TITLES.get(area, '')}".rstrip(": ")
+        title = f"{area}: {title_of(area)}".rstrip(": ")
         section = nodes.section(ids=[area.lower()], names=[area.lower()])
         section += nodes.title(title, title)
         for invariant in members:
@@ -315,14 +398,22 @@ class Index(SphinxDirective):
 
 
 class Areas(Generated):
-    """One row per area."""
+    """One row per page of areas."""
+
+    optional_arguments = 1
 
     def lines(self) -> list[str]:
-        rows = [
-            [f":doc:`{area} </{page_of(area)}>`", AREA_TITLES.get(area, ""), str(len(members))]
-            for area, members in areas().items()
-        ]
-        return table(["area", "subject", "invariants"], [*rows, ["", "all", str(len(REGISTRY))]])
+        system = self.arguments[0] if self.arguments else None
+        if system not in (None, *SYSTEMS):
+            raise self.error(f"no system {system}; known are {', '.join(SYSTEMS)}")
+        rows, total = [], 0
+        for page, members in pages().items():
+            chosen = [i for i in members if system in (None, i.system)]
+            if chosen:
+                name = page.partition("/")[2].upper()
+                rows.append([f":doc:`{name} </{page}>`", AREA_TITLES.get(name, ""), str(len(chosen))])
+                total += len(chosen)
+        return table(["area", "subject", "invariants"], [*rows, ["", "all", str(total)]])
 
 
 def _one(value: str | None) -> list[str]:
@@ -410,20 +501,30 @@ def size(count: int) -> str:
 
 
 class Mutants(Generated):
-    """The mutants with their stories."""
+    """The mutants of a system with their stories."""
+
+    required_arguments = 1
 
     def lines(self) -> list[str]:
+        system = self.arguments[0]
         lines: list[str] = []
         for mutant in optional("mmconformance.bugs", "MUTANTS").values():
+            if mutant.system != system:
+                continue
             heading = f"{mutant.id}: {rst(mutant.name)}"
             lines += [f".. _mutant-{mutant.id.lower()}:", "", heading, "-" * len(heading), "", rst(mutant.story), ""]
-            lines += [f":Expected killers: {', '.join(link(REGISTRY[id_]) for id_ in mutant.expects)}"]
+            lines += [f":Expected killers: {expected(mutant)}"]
             for name, title in (("citation", "Source"), ("variants", "Variants")):
                 value = getattr(mutant, name, None)
                 if value:
                     lines.append(f":{title}: {rst(value) if isinstance(value, str) else code(value)}")
             lines.append("")
         return lines or ["No mutant is registered.", ""]
+
+
+def expected(mutant: Any) -> str:
+    """Links to the invariants that describe a mutant's mistake."""
+    return ", ".join(link(REGISTRY[id_]) if id_ in REGISTRY else f"``{id_}``" for id_ in mutant.expects)
 
 
 class Scenarios(Generated):
@@ -498,6 +599,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register."""
     for name, directive in {
         "area": Area,
+        "page": Page,
         "index": Index,
         "areas": Areas,
         "by": By,
