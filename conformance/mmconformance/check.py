@@ -117,10 +117,11 @@ class _Profile:
         )
 
     def _work(self) -> None:
-        if self.suite.driver is not None:
+        driver = self.suite.driver
+        if driver is not None and driver.interface:
             # A violation is for the machine to find again, with the shortest run.
             with contextlib.suppress(Violation):
-                smoke(self.job.target.interface, self._make())
+                smoke(driver.interface, self._make())
         for stage in self._stages():
             if self.deadline.passed():
                 self.cut_short = OUT_OF_BUDGET

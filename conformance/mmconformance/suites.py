@@ -27,6 +27,8 @@ class Driver:
 
     machine: type[RuleBasedStateMachine]
     examples: int
+    interface: str = ""
+    """The interface of what is driven, whose few fixed calls come first; "" if it has none that others provide."""
     record: bool = True
     """Whether the subject's own contracts and monitors take part."""
 
@@ -56,7 +58,7 @@ SUITES = {
         Suite(
             HUGETLB,
             TENTATIVE,
-            Driver(MemoryManagerMachine, 40),
+            Driver(MemoryManagerMachine, 40, "MemoryManager"),
             concurrent.Plan,
             _of(HUGETLB, DRILLS),
             _of(HUGETLB, SCENARIOS),
@@ -71,10 +73,10 @@ def suite_of(target: Target, variant: str) -> Suite:
     if target.kind == "reference":
         return SUITES[system_of(variant)]
     if target.interface == "ReservationMap":
-        return Suite(HUGETLB, driver=Driver(ReservationMapMachine, 300))
+        return Suite(HUGETLB, driver=Driver(ReservationMapMachine, 300, target.interface))
     # Only the reference shows its inside; of others more has to be seen from outside.
     machine = kernel_machine() if target.kind == "kernel" else MemoryManagerMachine
-    return Suite(HUGETLB, driver=Driver(machine, 400, record=False))
+    return Suite(HUGETLB, driver=Driver(machine, 400, target.interface, record=False))
 
 
 def judge_of(target: Target, arch: str, variant: str) -> Judge:
