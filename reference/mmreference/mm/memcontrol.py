@@ -6,7 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from mmreference.kernel.scheduler import may_fail, touched
-from mmreference.mm.page import Page, PageAnon
+from mmreference.mm.page import Page, PageAnon, page_mapped
 from mmspec.trace import emit
 
 if TYPE_CHECKING:
@@ -33,10 +33,19 @@ def commit_charge(page: Page, group: MemCgroup) -> None:
 
 
 async def mem_cgroup_uncharge_page(page: Page) -> None:
-    """An anonymous page has lost its last mapping."""
+    """An anonymous page has lost its last mapping.
+
+    One in the swap cache may be mapped again at this moment; it is charged for as long as it is there.
+    """
     emit("uncharge_called", page=page)
-    # In the swap cache the charge goes with the slot's last user; here, with the page.
-    _uncharge(page, left_page_cache=False)
+    if not page.PG_swapcache:
+        _uncharge(page, left_page_cache=False)
+
+
+async def mem_cgroup_uncharge_swapcache(page: Page) -> None:
+    """An anonymous page has left the swap cache; if nothing maps it, nobody uses it."""
+    if not page_mapped(page):
+        _uncharge(page, left_page_cache=False)
 
 
 async def mem_cgroup_uncharge_cache_page(page: Page) -> None:

@@ -320,12 +320,13 @@ async def do_swap_page(mm: Mm, vma: Vma, vpn: int, *, write: bool, orig: Entry) 
     if write and vma.vm_flags & VM_WRITE and (page is not cached or await reuse_swap_page(page)):
         writable = exclusive = True
     await set_pte_at(mm, vma, vpn, Present(page, write=writable, young=True, dirty=writable))
+    if page.memcg is None and mm.memcg is not None:
+        # It has left the swap cache just now, and its charge there.
+        commit_charge(page, mm.memcg)
     if page is not cached:
         await page_add_new_anon_rmap(page, vma, address)
     else:
         await do_page_add_anon_rmap(page, vma, address, exclusive=exclusive)
-    if page.memcg is None and mm.memcg is not None:
-        commit_charge(page, mm.memcg)
     await swap_free(system, orig.slot)
     ptl.unlock()
     if page is cached and (vma.locked or page.PG_mlocked):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from mmreference.kernel.scheduler import Retry, may_fail, touched
 from mmreference.mm.address_space import AddressSpace
+from mmreference.mm.memcontrol import mem_cgroup_uncharge_swapcache
 from mmreference.mm.page import Page, get_page, put_page
 from mmspec.contracts import operation
 from mmspec.trace import emit, note, wrote
@@ -215,6 +216,7 @@ async def delete_from_swap_cache(page: Page) -> None:
         touched(system.swap.location(slot))
         del system.swap.has_cache[slot]
         _release(system.swap, slot)
+    await mem_cgroup_uncharge_swapcache(page)
     await put_page(page)
 
 
