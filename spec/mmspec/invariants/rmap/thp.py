@@ -104,7 +104,7 @@ def both_walks_of_a_split_see_the_same(op: Operation) -> Truth:
     """The walk that freezes the entries of a huge page and the one that replaces them MUST find the same number of entries,
     which is the page's map count.
     """
-    split = op.one("split_huge_page")
+    split = op.one("thp_split")
     return implies(split is not None, lambda: len(_frozen(op)) == split.mapcount == len(_remapped(op)))  # type: ignore[union-attr]
 
 
