@@ -155,10 +155,13 @@ def _resident(entry: Any) -> int:
 )
 def special_types_are_no_swap_devices(op: Operation, result: Any) -> Truth:
     """A swap device MUST be given a type below those that stand for something else, and be refused if none is left."""
-    system = op.system
-    special = (2 if system.has("MIGRATION") else 0) + (1 if system.has("MEMORY_FAILURE") else 0)
-    limit = (1 << 5) - special
+    limit = swap_types(op.system)
     return bool(0 <= result < limit) if op.taken < limit else bool(result < 0)
+
+
+def swap_types(system: Any) -> int:
+    """How many of the 32 types are left for swap devices: migration takes two, poison one."""
+    return 32 - (2 if system.has("MIGRATION") else 0) - (1 if system.has("MEMORY_FAILURE") else 0)
 
 
 # -- those who meet one -------------------------------------------------------------------------------------------------
