@@ -10,7 +10,7 @@ import errno
 from collections.abc import Coroutine
 from typing import Any
 
-from mmreference.kernel.scheduler import Scheduler, Strategy
+from mmreference.kernel.scheduler import Scheduler, Strategy, touched
 from mmreference.mm import exec as mm_exec
 from mmreference.mm.address_space import AddressSpace
 from mmreference.mm.filemap import vmtruncate
@@ -98,10 +98,17 @@ class Machine:
 
         mm = self.processes[pid]
         vpn = address // self.page_size
+        touched((mm.name, "pte", vpn), write=False)
+        touched((mm.name, "pmd", vpn // self.system.ptrs_per_pte), write=False)
         level, entry = hardware_entry(mm, vpn)
         if not isinstance(entry, Present):
             return None
         return entry.page.subpages[vpn % self.system.ptrs_per_pte] if level == "pmd" else entry.page
+
+    def head_at(self, pid: int, address: int) -> Page | None:
+        """The page that the process maps at the address, or the head of the compound page that it is a part of."""
+        page = self.page_at(pid, address)
+        return None if page is None else page.first_page or page
 
     def vma_at(self, pid: int, address: int) -> Any:
         """The area that contains the address, or None."""
@@ -223,8 +230,8 @@ class Machine:
     async def reclaim(self, pid: int, address: int) -> bool:
         """Try to reclaim the page that the process maps there: whether it is free now."""
         await lru_add_drain_all(self.system)
-        page = self.page_at(pid, address)
-        return page is not None and await reclaim_page(page.first_page or page)
+        page = self.head_at(pid, address)
+        return page is not None and await reclaim_page(page)
 
     async def evict(self, page: Page) -> bool:
         """Unmap a page of anonymous memory so that its entries refer to swap, and leave it in the swap cache."""
@@ -246,10 +253,10 @@ class Machine:
     async def migrate(self, pid: int, address: int) -> bool:
         """Move the page that the process maps there to another frame: whether that was done."""
         await lru_add_drain_all(self.system)
-        page = self.page_at(pid, address)
+        page = self.head_at(pid, address)
         if page is None or not self.system.has("MIGRATION"):
             return False
-        return bool(await migrate_page(page.first_page or page))
+        return bool(await migrate_page(page))
 
     async def merge(self, pid: int, address: int, other: int, other_address: int) -> bool:
         """Let KSM look at two addresses: whether they have one page now."""
@@ -259,8 +266,7 @@ class Machine:
 
     async def split(self, pid: int, address: int) -> bool:
         """Split the trans-huge page there: whether there was one."""
-        page = self.page_at(pid, address)
-        head = None if page is None else page.first_page or page
+        head = self.head_at(pid, address)
         if head is None or not head.order or head.huge:
             return False
         # Who asks for it has a reference.
@@ -279,10 +285,10 @@ class Machine:
     async def fail_memory(self, pid: int, address: int) -> bool:
         """The memory of the page there has failed: whether the kernel could isolate it."""
         await lru_add_drain_all(self.system)
-        page = self.page_at(pid, address)
+        page = self.head_at(pid, address)
         if page is None or not self.system.has("MEMORY_FAILURE"):
             return False
-        return bool(await memory_failure(page.first_page or page) == 0)
+        return bool(await memory_failure(page) == 0)
 
     async def attach_mmu(self, pid: int) -> int:
         """Give the process a secondary MMU: 0 or a negative errno."""

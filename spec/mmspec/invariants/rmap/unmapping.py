@@ -638,6 +638,9 @@ def idle_page_can_be_unmapped(op: Operation, result: Any) -> Truth:
     mapping = page.mapping
     if mapping is None or (not is_anon(page) and mapping.pointer.i_mmap_nonlinear):
         return VACUOUS
+    if op.count != len(op.slots_before):
+        # Somebody is in the middle of adding or removing a mapping, and has its slot locked.
+        return VACUOUS
     for slot, entry in op.slots_before.items():
         vma = area_of(slot)
         if vma is None or slot.mm.notifiers or is_temporary_stack(vma):
