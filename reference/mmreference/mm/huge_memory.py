@@ -3,6 +3,9 @@ at any time.
 
 A trans-huge page is anonymous and as large as one pmd entry spans. With each such entry a table of ptes is put aside, so
 that splitting needs no memory.
+
+Correction to the code of 3.2: a page whose last mapping goes between the look-up and the freezing of a split is in no
+statistics any more, so the split leaves them alone.
 """
 
 from __future__ import annotations
@@ -426,8 +429,9 @@ async def __split_huge_page_refcount(page: Page) -> list[Page]:
                 lru_add_page_tail(page, tail)
             touched((page.name, "_count"))
             page._count -= pins
-            mod_zone_page_state(page, "NR_ANON_TRANSPARENT_HUGEPAGES", -1)
-            mod_zone_page_state(page, "NR_ANON_PAGES", len(subpages))
+            if page_mapcount(page):
+                mod_zone_page_state(page, "NR_ANON_TRANSPARENT_HUGEPAGES", -1)
+                mod_zone_page_state(page, "NR_ANON_PAGES", len(subpages))
             touched((page.name, "order"))
             page.order, page.subpages = 0, []
             wrote(page, "order", len(subpages).bit_length() - 1, 0)

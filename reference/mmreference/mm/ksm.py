@@ -20,6 +20,7 @@ from mmreference.kernel.memory import KernelObject, is_freed
 from mmreference.kernel.scheduler import Access, may_fail, touched
 from mmreference.mm.anon_vma import AnonVma, get_anon_vma, pin, put_anon_vma, unpin
 from mmreference.mm.lru import lru_add_drain_all, mark_page_accessed
+from mmreference.mm.memcontrol import commit_charge
 from mmreference.mm.mm_struct import (
     VM_HUGETLB,
     VM_MAYSHARE,
@@ -289,6 +290,9 @@ async def replace_page(vma: Vma, page: Page, kpage: Page, orig: Present) -> int:
             return -errno.EFAULT
         get_page(kpage)
         await page_add_anon_rmap(kpage, vma, address)
+        # It may have lost its last mapping, to swap, and its charge with it.
+        if kpage.memcg is None and mm.memcg is not None:
+            commit_charge(kpage, mm.memcg)
         flush_cache_page(vma, vpn)
         await ptep_clear_flush_notify(vma, vpn)
         await set_pte_at(mm, vma, vpn, Present(kpage, young=True))

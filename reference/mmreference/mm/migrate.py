@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from mmreference.kernel.bug import bug_on
+from mmreference.kernel.memory import is_freed
 from mmreference.kernel.scheduler import Access, touched
 from mmreference.mm.anon_vma import page_get_anon_vma, unpin_anon_vma
 from mmreference.mm.lru import isolate_lru_page, isolate_lru_page_by_frame, lru_add_drain_all, putback_lru_page
@@ -382,5 +383,8 @@ async def compact_page(system: System, page: Page) -> int:
 
 @operation()
 async def migrate_page(page: Page) -> bool:
-    """Move one page that is on the LRU to another frame, whoever maps it: whether that was done."""
-    return await compact_page(page.system, page) == 0
+    """Move one page that is on the LRU to another frame, whoever maps it: whether that was done.
+
+    The page is known by its frame only, and may be free by now.
+    """
+    return not is_freed(page) and await compact_page(page.system, page) == 0

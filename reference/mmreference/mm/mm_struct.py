@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mmreference.kernel.locks import RwSem, SpinLock
 from mmreference.kernel.memory import KernelObject, shared, watched
-from mmreference.kernel.scheduler import touched
+from mmreference.kernel.scheduler import Scheduler, touched
 from mmspec.invariant import Over
 from mmspec.trace import emit, wrote
 
@@ -77,6 +77,8 @@ class Mm(KernelObject):
         self.users = 1
         self.true_peak_rss = 0
         """Ghost: the largest resident set so far."""
+        self.raced = False
+        """Ghost: whether a peak may have been missed because threads raised and lowered the resident set at once."""
         self.true_peak_vm = 0
         """Ghost: the largest `total_vm` between system calls so far."""
         self.be_born()
@@ -203,6 +205,9 @@ def get_mm_hiwater_vm(mm: Mm) -> int:
 
 def add_mm_counter(mm: Mm, field: str, amount: int) -> None:
     """Change one of :data:`MM_COUNTERS`, with the page-table lock held."""
+    scheduler = Scheduler.current
+    if amount < 0 and field in RSS and get_mm_rss(mm) > mm.hiwater_rss and scheduler is not None and len(scheduler.tasks) > 1:
+        mm.raced = True
     setattr(mm, field, getattr(mm, field) + amount)
     mm.true_peak_rss = max(mm.true_peak_rss, get_mm_rss(mm))
 
