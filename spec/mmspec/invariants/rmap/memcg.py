@@ -15,6 +15,7 @@ from mmspec.invariants.rmap.terms import (
     is_anon,
     is_temporary_stack,
     mapped,
+    own_writes,
 )
 from mmspec.logic import VACUOUS, Truth, every, implies
 from mmspec.sources import rmap
@@ -34,13 +35,21 @@ GROUPS = ("CGROUP_MEM_RES_CTLR",)
     would_catch="a reference count per page and group, with its lock, that each mapping and unmapping had to take",
     since="2.6.27",
 )
-def charge_comes_before_the_first_mapping(event: Event) -> Truth:
-    """A page MUST be charged only while it is not mapped and not charged: an anonymous page before its first mapping, a
-    page of a file when it enters the page cache.
+def charge_comes_with_the_first_mapping(event: Event) -> Truth:
+    """A page MUST be charged only while it is not charged, and before it is mapped or by the thread that is adding its first
+    and only mapping: an anonymous page at its first mapping, a page of a file when it enters the page cache.
 
     As further mappings do not count, there is nothing to count back either.
     """
-    return not event.mapped and not event.charged and not mapped(event.page)
+    page = event.page
+    if event.charged or page._mapcount > 0:
+        return False
+    return not mapped(page) or (event.op is not None and _mapped_by(event.op, page))
+
+
+def _mapped_by(op: Operation, page: Any) -> bool:
+    """Whether the operation has added the page's first mapping."""
+    return any(e.old == -1 and e.new == 0 for e in own_writes(op, "_mapcount", of=page))
 
 
 @transition(
