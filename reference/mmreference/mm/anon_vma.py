@@ -398,7 +398,7 @@ async def unlink_anon_vmas(vma: Vma) -> None:
         root = await lock_anon_vma_root(root, anon_vma)
         touched((anon_vma.name, "head"))
         anon_vma.head.remove(avc)
-        emit("list_del_same_anon_vma", vma=vma, anon_vma=anon_vma)
+        emit("list_del_same_anon_vma", vma=vma, anon_vma=anon_vma, left=len(anon_vma.head))
         _touch(vma, anon_vma)
         if not anon_vma.head:
             anon_vma.emptied = True

@@ -422,7 +422,7 @@ async def __split_huge_page_refcount(page: Page) -> list[Page]:
                 tail.mapping, tail.anon_generation = page.mapping, page.anon_generation
                 tail.index = page.index + number
                 tail.memcg = page.memcg
-                tail.counted = "NR_ANON_PAGES"
+                tail.counted = "NR_ANON_PAGES" if page.counted else ""
                 touched((tail.name, "first_page"))
                 tail.first_page = None
                 system.pages[tail] = None

@@ -68,6 +68,18 @@ class Page(KernelObject):
 
     over = Over.PAGE
 
+    PG_dirty: bool
+    PG_uptodate: bool
+    PG_referenced: bool
+    PG_active: bool
+    PG_lru: bool
+    PG_unevictable: bool
+    PG_swapbacked: bool
+    PG_swapcache: bool
+    PG_mlocked: bool
+    PG_hwpoison: bool
+    PG_writeback: bool
+
     def __init__(self, name: str, system: System, *, order: int = 0, huge: bool = False) -> None:
         super().__init__(name)
         self.system = system
@@ -102,6 +114,8 @@ class Page(KernelObject):
         # Ghosts: the specification knows them, no code decides by them.
         self.slots: dict[Slot, Present] = {}
         """The present entries that refer to this page."""
+        self.counted = ""
+        """The zone's counter that it is counted in as a mapped page."""
         self.lists: list[str] = []
         """The LRU lists that it is on."""
         self.anon_generation = 0

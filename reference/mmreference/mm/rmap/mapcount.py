@@ -39,7 +39,8 @@ def mod_zone_page_state(page: Page, counter: str, amount: int) -> None:
     """Change a counter; not atomic, so preemption is off."""
     zone = page.system.zone
     touched((zone.name, counter))
-    emit("zstat_mod", page=page, counter=counter, amount=amount)
+    emit("zstat_mod", page=page, counter=counter, amount=amount, counted=page.counted)
+    page.counted = counter if amount > 0 else ""
     setattr(zone, counter, getattr(zone, counter) + amount)
 
 
