@@ -17,6 +17,7 @@ from typing import Any
 import attrs
 
 from mmconformance.adapters.results import checked
+from mmspec.config import HUGETLB, RMAP, system_of
 from mmspec.errors import ImplementationFailure, NotObservable, UsageError, Violation
 from mmspec.interfaces import INTERFACES
 from mmspec.invariant import judging
@@ -62,11 +63,13 @@ def load_target(name: str | None, interface: str | None = None) -> Target:
 
 
 def _reference(interface: str) -> Target:
+    from mmreference.machine import Machine
     from mmreference.manager import ReferenceMemoryManager, ReferenceReservationMap
 
     if interface == "ReservationMap":
         return Target("reference-regions", interface, "class", lambda arch, variant: ReferenceReservationMap())
-    return Target("reference", interface, "reference", ReferenceMemoryManager)
+    systems: dict[str, Callable[[str, str], Any]] = {HUGETLB: ReferenceMemoryManager, RMAP: Machine}
+    return Target("reference", interface, "reference", lambda arch, variant: systems[system_of(variant)](arch, variant))
 
 
 def _kernel() -> Target:
