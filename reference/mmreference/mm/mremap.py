@@ -136,7 +136,11 @@ async def move_vma(vma: Vma, old: int, length: int, new: int) -> int:
     emit("moving", src=vma, dst=destination)
     moved = await move_page_tables(vma, old, destination, new, length)
     if moved < length:
-        # Back again: what is needed for that is still there.
+        # Back again: what is needed for that is still there. Now the new place is where entries come from.
+        if vma.anon_vma is not None and vma is not destination:
+            emit("lock_root", root=vma.anon_vma.root)
+            async with vma.anon_vma.root.mutex:
+                anon_vma_moveto_tail(vma)
         await move_page_tables(destination, new, vma, old, moved)
         await _do_munmap(mm, new, length)
         mm.hiwater_vm = max(hiwater_vm, min(mm.hiwater_vm, mm.true_peak_vm))

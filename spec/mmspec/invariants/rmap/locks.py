@@ -888,7 +888,7 @@ def marks_of_locked_pages_need_the_page_lock(event: Event) -> Truth:
         sem = event.vma is None or event.holds("mmap_sem:r", event.vma.mm)
         return event.holds("page_lock", event.page) and sem
     page = event.obj
-    if page.over is not Over.PAGE or event.old == event.new:
+    if page.over is not Over.PAGE or event.old == event.new or event.op is None:
         return VACUOUS
     return event.holds("page_lock", page) or unborn(page) or event.holds("compound_lock")
 
