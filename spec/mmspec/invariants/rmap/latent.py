@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmspec.errors import SWAP_AGAIN
 from mmspec.invariant import QUIESCENT, Over, lock_rule, postcondition, state_invariant, transition
 from mmspec.invariants.rmap.architecture import place_is_exact
 from mmspec.invariants.rmap.lists import source_stands_before_destination
@@ -194,7 +195,9 @@ def full_rounds_visit_all(mapping: Any, op: Operation) -> Truth:
 
     def covered(vma: Any) -> Truth:
         mine = [c for c in scans if c.vma is vma]
-        if not mine or mine[0].cursor != 0 or vma.vm_private_data != 0:
+        # The cluster at which a scan has ended with SWAP_MLOCK is looked at again.
+        stopped = any(c.result is not SWAP_AGAIN for c in mine)
+        if not mine or mine[0].cursor != 0 or vma.vm_private_data != 0 or stopped:
             return VACUOUS
         windows = sorted(c.window for c in mine)
         reached = vma.vm_start
