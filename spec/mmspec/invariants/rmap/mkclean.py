@@ -96,15 +96,16 @@ def result_says_whether_anything_was_written(op: Operation, result: int) -> Trut
     on=ALL,
     source=rmap("page_mkclean_file"),
     fields=BITS,
-    would_catch="a private mapping of a file that faults again and again, as its page is cleaned with the shared ones",
-    since="2.6.33",
+    would_catch="write-back that takes the page-table locks of all programs that merely run the file",
+    since="2.6.19",
 )
 def private_mappings_are_left_alone(op: Operation) -> Truth:
-    """Mappings in private areas MUST NOT be touched: what they may write they have copied before."""
+    """Private areas MUST NOT be visited, and mappings in them not be touched: what they may write they have copied
+    before.
+    """
     private = [s for s in op.slots_before if (vma := _area(s)) is not None and not vma.vm_flags & VM_SHARED]
-    return implies(
-        private or op.did("set_pte"), lambda: all(e.vma is not None and e.vma.vm_flags & VM_SHARED for e in op.all("set_pte"))
-    )
+    touched = op.all("visit", "set_pte")
+    return implies(private or touched, lambda: all(e.vma is not None and e.vma.vm_flags & VM_SHARED for e in touched))
 
 
 @postcondition(
