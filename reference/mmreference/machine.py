@@ -17,13 +17,13 @@ from mmreference.mm.filemap import vmtruncate
 from mmreference.mm.fork import dup_mm, mmput
 from mmreference.mm.fremap import remap_file_pages
 from mmreference.mm.huge_memory import collapse_huge_page, split_huge_page
-from mmreference.mm.ksm import ksm_merge
+from mmreference.mm.ksm import ksm_merge, madvise_mergeable
 from mmreference.mm.lru import lru_add_drain_all
 from mmreference.mm.memory import access, zap_page_range
 from mmreference.mm.memory_failure import memory_failure
 from mmreference.mm.migrate import migrate_page
 from mmreference.mm.mlock import do_mlock
-from mmreference.mm.mm_struct import VM_HUGEPAGE, VM_HUGETLB, VM_LOCKED, VM_MERGEABLE, VM_SEQ_READ, Mm
+from mmreference.mm.mm_struct import VM_HUGEPAGE, VM_HUGETLB, VM_LOCKED, VM_SEQ_READ, Mm
 from mmreference.mm.mmap import do_mmap, do_munmap, split_to, vm_flags_of
 from mmreference.mm.mmu_notifier import MmuNotifier, mmu_notifier_register, mmu_notifier_unregister, secondary_fault
 from mmreference.mm.mprotect import do_mprotect
@@ -41,7 +41,7 @@ from mmspec.errors import SWAP_SUCCESS
 from mmspec.trace import Recorder
 
 #: What madvise can say: name to the flag that it sets.
-ADVICE = {"sequential": VM_SEQ_READ, "hugepage": VM_HUGEPAGE, "mergeable": VM_MERGEABLE}
+ADVICE = {"sequential": VM_SEQ_READ, "hugepage": VM_HUGEPAGE}
 
 
 class Machine:
@@ -160,7 +160,7 @@ class Machine:
         return int(await do_mlock(self.processes[pid], address, address + length * self.page_size, on=False))
 
     async def madvise(self, pid: int, address: int, length: int, advice: str) -> int:
-        """`dontneed`, or one of :data:`ADVICE`, for `length` pages: 0 or a negative errno."""
+        """`dontneed`, `mergeable`, `unmergeable`, or one of :data:`ADVICE`, for `length` pages: 0 or a negative errno."""
         mm = self.processes[pid]
         end = address + length * self.page_size
         if advice == "dontneed":
@@ -170,13 +170,13 @@ class Machine:
                         return -errno.EINVAL
                     await zap_page_range(vma, max(address, vma.vm_start), min(end, vma.vm_end))
             return 0
+        if advice in ("mergeable", "unmergeable"):
+            return int(await madvise_mergeable(mm, address, end, on=advice == "mergeable"))
         async with mm.mmap_sem.write():
             vmas = await split_to(mm, address, end)
             if isinstance(vmas, int):
                 return vmas
             for vma in vmas:
-                if advice == "mergeable" and (vma.vm_file is not None or vma.nonlinear or vma.vm_flags & VM_HUGETLB):
-                    continue
                 vma.vm_flags |= ADVICE[advice]
         return 0
 

@@ -639,10 +639,10 @@ async def _copy_pte(dst: Mm, src: Mm, copy: Vma, vma: Vma, vpn: int, *, cow: boo
 
 
 @operation()
-async def unmap_page_range(vma: Vma, start: int, end: int, *, keep_cows: bool = False) -> None:
+async def unmap_page_range(vma: Vma, start: int, end: int, *, keep_cows: bool = False, keep_order: bool = False) -> None:
     """Empty the slots of `[start, end)` (bytes) and drop what they held; after the flush, the references.
 
-    `keep_cows` leaves private copies alone.
+    `keep_cows` leaves private copies alone; `keep_order` leaves a nonlinear area's order of pages as it is.
     """
     from mmreference.mm.huge_memory import split_huge_page_pmd, zap_huge_pmd
     from mmreference.mm.hugetlb_anon import unmap_hugepage_range
@@ -663,11 +663,11 @@ async def unmap_page_range(vma: Vma, start: int, end: int, *, keep_cows: bool = 
                 vpn = first + system.ptrs_per_pte
                 continue
         if index in mm.tables:
-            await _zap_pte(vma, vpn, keep_cows=keep_cows)
+            await _zap_pte(vma, vpn, keep_cows=keep_cows, keep_order=keep_order)
         vpn += 1
 
 
-async def _zap_pte(vma: Vma, vpn: int, *, keep_cows: bool) -> None:
+async def _zap_pte(vma: Vma, vpn: int, *, keep_cows: bool, keep_order: bool) -> None:
     mm, system = vma.mm, vma.mm.system
     dropped: Page | None = None
     freed_slot = None
@@ -680,7 +680,7 @@ async def _zap_pte(vma: Vma, vpn: int, *, keep_cows: bool) -> None:
             flush_cache_page(vma, vpn)
             cleared = await ptep_clear_flush(vma, vpn)
             assert isinstance(cleared, Present)
-            if vma.nonlinear and page.index != linear_page_index(vma, vpn * system.page_size) and keep_cows:
+            if keep_order and page.index != linear_page_index(vma, vpn * system.page_size):
                 await set_pte_at(mm, vma, vpn, FileEntry(page.index))
             if not PageAnon(page):
                 if cleared.dirty:
@@ -706,7 +706,7 @@ async def _zap_pte(vma: Vma, vpn: int, *, keep_cows: bool) -> None:
             emit("dec_rss", mm=mm, field=rss_counter(entry.page))
             add_mm_counter(mm, rss_counter(entry.page), -1)
             store(mm, vma, vpn, None)
-        elif isinstance(entry, HwPoisonEntry) or (entry is not None and not keep_cows):
+        elif isinstance(entry, HwPoisonEntry) or (entry is not None and not keep_cows and not keep_order):
             store(mm, vma, vpn, None)
     if dropped is not None:
         await free_page_and_swap_cache(dropped)
@@ -716,9 +716,9 @@ async def _zap_pte(vma: Vma, vpn: int, *, keep_cows: bool) -> None:
 
 @operation()
 async def zap_page_range(vma: Vma, start: int, end: int) -> None:
-    """Empty `[start, end)` (bytes) of an area, with `mmap_sem` held for read."""
+    """Empty `[start, end)` (bytes) of an area that stays, with `mmap_sem` held for read."""
     await mmu_notifier_invalidate_range_start(vma.mm, start, end)
-    await unmap_page_range(vma, start, end)
+    await unmap_page_range(vma, start, end, keep_order=vma.nonlinear)
     await mmu_notifier_invalidate_range_end(vma.mm, start, end)
 
 
