@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from mmconformance.hazards import violation_for
 from mmconformance.machines.memory_shadow import DONE, Cell, Memory, ShadowFile, Spot
 from mmconformance.machines.steps import Step, recorded
+from mmreference.kernel.memory import is_freed
 from mmreference.kernel.scheduler import First, Stuck, Task
 from mmreference.machine import Machine
 from mmreference.mm.filemap import vmtruncate
@@ -45,6 +46,8 @@ rarely = st.sampled_from([False, False, False, True])
 #: Which allocation of a call fails: none, the n-th, or all from the n-th on (as n + ALL).
 ALL = 100
 failing = st.one_of(st.just(0), st.just(0), st.just(0), st.just(0), st.integers(0, 9), st.sampled_from([ALL, ALL + 1, ALL + 3]))
+
+ADVICE = ("mergeable", "unmergeable", "hugepage", "sequential")
 
 #: Kinds of mappings: what is mapped, and whether it is shared.
 KINDS = {
@@ -150,7 +153,8 @@ class VirtualMemoryMachine(RuleBasedStateMachine):
         # Frames that have failed are never given back.
         left = [p for p in system.pages if not any(f.PG_hwpoison for f in (p, *p.subpages))]
         demand("RMAP-MAPCOUNT-007", not left, pages=[(p, p._count, p.mapping) for p in left])
-        demand("RMAP-MAPCOUNT-007", not system.stable_tree, stable_tree=dict(system.stable_tree))
+        nodes = {content: node for content, node in system.stable_tree.items() if is_freed(node.page) or not node.page.PG_hwpoison}
+        demand("RMAP-MAPCOUNT-007", not nodes, stable_tree=nodes)
 
     @property
     def system(self) -> Any:
@@ -264,6 +268,33 @@ class VirtualMemoryMachine(RuleBasedStateMachine):
         self._call("exit", pid)
         del self.memory.processes[pid]
 
+    @precondition(lambda self: len(self.areas) < AREAS)
+    @rule(
+        who=pick, length=st.integers(1, 3), written=st.integers(0, 3), shift=st.integers(0, 9),
+        between=st.sampled_from(["", "shrink", "migrate"]), fail=failing,
+    )  # fmt: skip
+    @recorded
+    def exec(self, who: int, length: int, written: int, shift: int, between: str, fail: int) -> None:
+        """A stack is filled at a temporary place and moved down; without memory for that the process ends."""
+        pid = self._pid(who)
+        address = self._call("stack", pid, length)
+        if address < 0:
+            return
+        self.memory.mapped(pid, self._vpn(address), [Spot(None, i, False, True) for i in range(length)])
+        for number in range(min(written, length)):
+            self._write(pid, address + number * self.kernel.page_size, number + 1)
+        for _ in range(2):
+            if between == "shrink":
+                self._call("shrink")
+            elif between == "migrate" and self.system.has("MIGRATION"):
+                self._call("migrate", pid, address)
+        if self._call("exec_stack", pid, shift, fail=fail) == 0:
+            self.memory.moved(pid, self._vpn(address), length, self._vpn(address) - shift)
+        else:
+            self._exit(pid)
+            if not self.pids:
+                self._spawn()
+
     # -- areas -----------------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: len(self.areas) < AREAS)
@@ -375,7 +406,7 @@ class VirtualMemoryMachine(RuleBasedStateMachine):
                 spot.renounce()
 
     @precondition(lambda self: self.areas)
-    @rule(which=pick, page=pages, length=lengths, advice=st.sampled_from(["mergeable", "hugepage", "sequential"]), fail=failing)
+    @rule(which=pick, page=pages, length=lengths, advice=st.sampled_from(ADVICE), fail=failing)
     @recorded
     def advise(self, which: int, page: int, length: int, advice: str, fail: int) -> None:
         """The kernel may do something that nobody notices."""
