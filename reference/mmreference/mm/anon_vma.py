@@ -497,7 +497,8 @@ async def page_lock_anon_vma(page: Page) -> AnonVma | None:
     emit("load_root", anon_vma=anon_vma, root=root)
     await Access(root.mutex.name, f"mutex_trylock {root.mutex.name}", write=True)
     if root.mutex.trylock():
-        _lookup_locked(anon_vma, root)
+        emit("trylock_root", anon_vma=anon_vma, root=root)
+        _lookup_locked(root)
         # If it is still mapped, what we have locked was the page's all along, and stays until we unlock.
         if not await page_mapped_now(page):
             _lookup_unlocked(anon_vma, root)
@@ -518,7 +519,7 @@ async def page_lock_anon_vma(page: Page) -> AnonVma | None:
         return None
     emit("lock_root", root=anon_vma.root)
     await anon_vma.root.mutex.lock()
-    _lookup_locked(anon_vma, anon_vma.root)
+    _lookup_locked(anon_vma.root)
     unpin(anon_vma, _holder("pin"))
     if await anon_vma.ref.dec_and_test():
         # Ours was the last reference: all areas have gone. Freeing takes the mutex.
@@ -529,12 +530,11 @@ async def page_lock_anon_vma(page: Page) -> AnonVma | None:
     return _walking(page, anon_vma)
 
 
-def _lookup_locked(anon_vma: AnonVma, root: AnonVma) -> None:
+def _lookup_locked(root: AnonVma) -> None:
     """Ghost: a lookup has got the mutex."""
     touched((root.name, "lookup"))
     root.lookups += 1
     root.lookup = root.lookups
-    emit("trylock_root", anon_vma=anon_vma, root=root)
 
 
 def _lookup_unlocked(anon_vma: AnonVma, root: AnonVma) -> None:
