@@ -11,6 +11,7 @@ are dependent if their footprints conflict; engines that look for inequivalent i
 from __future__ import annotations
 
 from collections.abc import Coroutine, Generator
+from contextvars import Context as Variables
 from typing import Any, ClassVar, Protocol
 
 from mmspec.trace import Context, Recorder
@@ -67,6 +68,9 @@ class Task:
         self.read_versions: dict[Location, int] = {}
         """What this task has read since its last :class:`Retry`, and how often others had written that when it first
         did."""
+        self.variables = Variables()
+        """Each task has context variables of its own: contracts tell by one of them which functions they are being checked
+        in, and would skip a function that another task is in."""
 
     @property
     def cpu(self) -> int:
@@ -191,11 +195,12 @@ class Scheduler:
             self.recorder.switch(task.context)
         try:
             value = pending.perform(task) if pending is not None else None
-            request = task.body.send(value)
+            send = task.body.send
+            request = task.variables.run(send, value)
             while type(request) is Choice:
                 taken = self.strategy.choose(task, request.alternatives, request.label)
                 self.failures += taken != 0
-                request = task.body.send(taken)
+                request = task.variables.run(send, taken)
             task.pending = request
         except StopIteration as stop:
             task.done = True
