@@ -89,7 +89,7 @@ def one_of_the_racing_threads_installs(op: Operation, result: int, old: Any) -> 
 
     What they brought is known to nobody, but dropping a reference may take the mutex that they hold.
     """
-    if result or old.anon_vma is not None:
+    if result or old.anon_vma is not None or not op.did("alloc"):
         return VACUOUS
     stores = [e for e in op.events if e.kind == "write" and e.field == "anon_vma" and e.obj is op.vma]
     installed = len(stores)
