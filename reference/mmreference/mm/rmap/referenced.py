@@ -45,11 +45,11 @@ async def page_referenced_one(page: Page, vma: Vma, address: int, walk: Walk) ->
     if PageTransHuge(page):
         async with mm.page_table_lock:
             vpn = vpn_of(mm, address)
-            emit("slot_locked", mm=mm, vpn=vpn, lock=mm.page_table_lock)
             # Also while it is being split.
             entry = entry_under_lock(mm, vpn, "pmd")
             if not isinstance(entry, Present) or entry.page is not page or vpn % mm.system.ptrs_per_pte:
                 return 0
+            emit("slot_locked", mm=mm, vpn=vpn, lock=mm.page_table_lock)
             emit("visit_found", page=page, vma=vma, vpn=vpn, level="pmd", entry=entry, vm_flags=vma.vm_flags)
             if vma.locked:
                 return _stop_for_mlock(vma, walk)
