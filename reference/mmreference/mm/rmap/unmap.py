@@ -45,6 +45,7 @@ from mmreference.mm.pagetable import (
 )
 from mmreference.mm.rmap.address import Found, page_check_address, vma_address
 from mmreference.mm.rmap.mapcount import page_remove_rmap
+from mmreference.mm.rmap.nonlinear import try_to_unmap_nonlinear
 from mmreference.mm.swapfile import swap_duplicate
 from mmreference.mm.writeback import set_page_dirty
 from mmspec.contracts import operation
@@ -209,8 +210,6 @@ async def try_to_unmap_anon(page: Page, flags: int) -> SwapResult:
 @operation()
 async def try_to_unmap_file(page: Page, flags: int) -> SwapResult:
     """Go through the linear areas of the page's file, then scan the nonlinear ones if that was not enough."""
-    from mmreference.mm.rmap.nonlinear import try_to_unmap_nonlinear
-
     assert page.mapping is not None
     mapping = page.mapping.pointer
     async with mapping.i_mmap_mutex:

@@ -301,11 +301,10 @@ def pages_that_lost_their_users_are_skipped(op: Operation, result: Any) -> Truth
 )
 def moving_stacks_get_no_migration_entries(event: Event) -> Truth:
     """While exec moves a stack, no migration entry MUST be put in it."""
-    moving = event.mm.system.is_temporary_move
-    if not moving or event.new is None or event.new.kind != "migration" or event.op is None:
+    if event.new is None or event.new.kind != "migration" or event.op is None:
         return VACUOUS
-    # What is there already may be moved along.
-    return event.op.within("try_to_unmap_one") is None or not any(v is event.vma for v in moving)
+    moving = [op.vma for op in _others(event.op, "shift_arg_pages")]
+    return implies(moving, lambda: not any(vma is event.vma for vma in moving))
 
 
 @transition(
