@@ -95,8 +95,13 @@ def faults_in_different_tables_do_not_meet(op: Operation) -> Truth:
     index = op.vpn // op.mm.system.ptrs_per_pte
     taken = [e for e in op.all("acquire") if e.lock.cls in PTL_CLASSES and _own(e)]
     return every(
-        e.lock.owner.index == index if e.lock.cls == "ptl" else e.op.within("anon_vma_prepare") is not None for e in taken
+        e.lock.owner.index == index if e.lock.cls == "ptl" else _for_an_anon_vma(e) for e in taken
     )
+
+
+def _for_an_anon_vma(event: Any) -> bool:
+    """Whether the step is part of giving the area an anon_vma."""
+    return event.op is not None and event.op.within("anon_vma_prepare") is not None
 
 
 def _own(event: Any) -> bool:

@@ -35,6 +35,11 @@ def _huge_entries_made(op: Operation) -> bool:
     return any(e.level == "pmd" and e.new is not None for e in op.all("set_pte"))
 
 
+def _first_access(event: Event) -> bool:
+    """Whether the step is part of the first access to what an entry spans."""
+    return event.op is not None and event.op.name == "do_huge_pmd_anonymous_page"
+
+
 # -- splitting ----------------------------------------------------------------------------------------------------------
 
 
@@ -155,9 +160,7 @@ def no_huge_page_means_base_pages(op: Operation, result: Any) -> Truth:
     """If a huge page cannot be had for a fault, the fault MUST go on with base pages; only if those are not to be had either
     may the process notice.
     """
-    failed = [
-        n for n, e in enumerate(op.events) if e.kind == "huge_fallback" and e.op.name == "do_huge_pmd_anonymous_page"
-    ]
+    failed = [n for n, e in enumerate(op.events) if e.kind == "huge_fallback" and _first_access(e)]
 
     def goes_on() -> Truth:
         tried_again = any(e.kind == "alloc" for e in op.events[failed[-1] :])
