@@ -28,10 +28,10 @@ def no_migration_no_migration_entries(event: Event) -> Truth:
     """
     if event.mm.system.has("MIGRATION"):
         return VACUOUS
-    if event.new is not None and event.new.kind == "migration":
-        return False
+    if event.new is not None:
+        return bool(event.new.kind != "migration")
     walk = event.op.within("try_to_unmap_one") if event.op is not None else None
-    if walk is None or event.old is None or event.old.kind != "present" or not is_anon(walk.page) or event.new is not None:
+    if walk is None or event.old is None or event.old.kind != "present" or not is_anon(walk.page):
         return VACUOUS
     return bool(walk.page.PG_swapcache or walk.page.PG_hwpoison)
 

@@ -100,9 +100,9 @@ def in_order(event: Event, edge: int) -> Truth:
     if event.how == "trylock":
         return VACUOUS
     taken, held = event.lock.cls, event.classes
-    if taken in outer and any(cls in held for cls in inner if cls != taken):
-        return False
-    return True if taken in inner and any(cls in held for cls in outer if cls != taken) else VACUOUS
+    if taken in outer:
+        return not any(cls in held for cls in inner)
+    return implies(taken in inner and any(cls in held for cls in outer), lambda: True)
 
 
 @lock_rule(
