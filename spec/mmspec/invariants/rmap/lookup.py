@@ -224,6 +224,9 @@ def who_has_to_wait_pins_first(op: Operation, result: Any) -> Truth:
         return VACUOUS
     pinned = op.events[pins[0]].anon_vma
     looks = [n for n in _positions(op, "mapcount_read") if pins[0] < n < waited[0]]
+    if looks and not op.events[looks[-1]].mapped:
+        # It gave the pin up, and may have waited to free what nobody else had.
+        return bool(unpins) and unpins[0] < waited[0]
     ordered = bool(looks) and bool(unpins) and pins[0] < looks[-1] < waited[0] < unpins[0]
     ordered = ordered and not op.events[waited[0]].rcu and bool(op.events[looks[-1]].mapped)
     last = [n for n, e in enumerate(op.events) if e.kind == "write" and e.field == "refcount" and e.obj is pinned and not e.new]

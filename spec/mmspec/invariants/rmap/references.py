@@ -298,12 +298,14 @@ def references_go_after_the_mutex(event: Event) -> Truth:
     would_catch="a walk of an anon_vma that is another process's by now",
 )
 def freeing_waits_for_who_took_the_mutex(event: Event) -> Truth:
-    """The memory of an anon_vma MUST NOT be given back while a lookup that found its page mapped works under the mutex.
+    """The memory of an anon_vma MUST NOT be given back while a lookup works under the mutex that found its page mapped, or
+    that had taken the mutex before the last reference went.
 
     Such a lookup has no reference. Whoever drops the last one looks at the mutex after that, and if somebody has it, waits by
     taking it once.
     """
-    return not event.users and not walkers(event.anon_vma)
+    overtaken = event.lookup is not None and event.lookup == event.waited_for
+    return not event.users and not walkers(event.anon_vma) and not overtaken
 
 
 @transition(
