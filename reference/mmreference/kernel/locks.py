@@ -67,7 +67,8 @@ class Lock:
         self.name = name or (f"{owner}.{cls}" if owner is not None else cls)
         self.writer: Task | None = None
         self.readers: list[Task] = []
-        self._held: dict[tuple[Task, bool], Held] = {}
+        self._held: dict[tuple[Task, bool], list[Held]] = {}
+        """How often a thread has it, which is more than once only for read, by trying."""
         self._entered: dict[tuple[Task, bool], tuple[object, object]] = {}
 
     def __repr__(self) -> str:
@@ -86,13 +87,13 @@ class Lock:
         synchronised(self.name, not shared)
         if shared:
             synchronised(self._hold(task), True)
-        self._entered[task, shared] = (current_step(), self._changes())
+        self._entered.setdefault((task, shared), (current_step(), self._changes()))
         held = Held(self.cls, shared, self.spinning, self.owner, self.name)
         if shared:
             self.readers.append(task)
         else:
             self.writer = task
-        self._held[task, shared] = held
+        self._held.setdefault((task, shared), []).append(held)
         if Recorder.active is not None:
             Recorder.active.acquired(held, how)
 
@@ -125,9 +126,15 @@ class Lock:
 
     def drop(self, task: Task, shared: bool) -> None:
         """Stop being a holder."""
-        held = self._held.pop((task, shared), None)
-        if held is None:
+        holds = self._held.get((task, shared))
+        if not holds:
             raise LockMisuse(f"{task.name} releases {self.name}, which it does not hold")
+        held = holds.pop()
+        if holds:
+            self.readers.remove(task)
+            if Recorder.active is not None:
+                Recorder.active.released(held)
+            return
         step, changes = self._entered.pop((task, shared))
         at_once = step is current_step()
         if shared and at_once:

@@ -354,10 +354,12 @@ async def _unuse(system: System, slot: int) -> int:
         return -errno.ENOMEM if swap.count(slot) else 0
     await page.lock.lock()
     # One pass over the list of address spaces finds all entries.
+    # What was merged when it went out may be needed at other places than those that can be computed.
     error = 0
-    for mm in [m for m in system.mms if m.on_mmlist]:
-        if swap.count(slot) and page.PG_swapcache and page.private == slot:
-            error = error or await _unuse_mm(mm, slot, page)
+    for everywhere in (False, True):
+        for mm in [m for m in system.mms if m.on_mmlist]:
+            if swap.count(slot) and page.PG_swapcache and page.private == slot:
+                error = error or await _unuse_mm(mm, slot, page, everywhere=everywhere)
     found_all = swap.count(slot) == 0
     emit("swapoff_pass", slot=slot, found_all=found_all, error=error)
     if found_all and page.PG_swapcache:
@@ -368,8 +370,11 @@ async def _unuse(system: System, slot: int) -> int:
     return 0 if found_all else -errno.ENOMEM
 
 
-async def _unuse_mm(mm: Mm, slot: int, page: Page) -> int:
-    """Replace the entries of one address space by the locked page: 0 or -ENOMEM."""
+async def _unuse_mm(mm: Mm, slot: int, page: Page, *, everywhere: bool) -> int:
+    """Replace the entries of one address space by the locked page: 0 or -ENOMEM.
+
+    `everywhere` searches areas also for places other than the page's own.
+    """
     from mmreference.mm.page import PageAnon, PageKsm
     from mmreference.mm.rmap.address import page_address_in_vma
 
@@ -387,7 +392,7 @@ async def _unuse_mm(mm: Mm, slot: int, page: Page) -> int:
         if where >= 0:
             note(found_by_address=True)
         # A place that cannot be computed has to be searched for.
-        for vpn in [where // system.page_size] if where >= 0 else vma.vpns:
+        for vpn in [where // system.page_size] if where >= 0 and not everywhere else vma.vpns:
             if page.PG_swapcache and page.private == slot and not error:
                 error = await _unuse_pte(mm, vma, vpn, slot, page)
     mm.mmap_sem.up_read()
