@@ -625,14 +625,16 @@ def swapped_content_is_not_lost(event: Event) -> Truth:
     fields=("page._mapcount",),
     functions=ALL,
     would_catch="reclaim that never frees a page although nobody uses it",
+    interfaces=("ReverseMap",),
 )
 def idle_page_can_be_unmapped(op: Operation, result: Any) -> Truth:
-    """If nobody interferes, and no mapping of the page is young, locked in memory, nonlinear, on a moving stack, or used
-    by a secondary MMU, and its swap count can be raised, the page MUST be unmapped.
+    """If nobody interferes, the page is not a merged one, no mapping of it is young, locked in memory, nonlinear, on a moving
+    stack, or used by a secondary MMU, and its swap count can be raised, the page MUST be unmapped.
 
-    So repeated calls succeed in the end, once it is left in peace.
+    So repeated calls succeed in the end, once it is left in peace. What a child has got of a merged page by fork is found
+    only as long as the parent is there, or the scanner has seen the child.
     """
-    if not op.alone or not op.was_mapped or _action(op) == TTU_MUNLOCK or _refused(op):
+    if op.was_ksm or not op.alone or not op.was_mapped or _action(op) == TTU_MUNLOCK or _refused(op):
         return VACUOUS
     page = op.page
     mapping = page.mapping
