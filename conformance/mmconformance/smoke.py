@@ -13,7 +13,7 @@ def smoke(interface: str, subject: Any) -> None:
 
     :raises ImplementationFailure: if one of them cannot be made at all.
     """
-    {"ReservationMap": _reservation_map, "MemoryManager": _memory_manager}[interface](subject)
+    {"ReservationMap": _reservation_map, "MemoryManager": _memory_manager, "ReverseMap": _reverse_map}[interface](subject)
 
 
 def _expect(what: str, value: object, kind: type) -> Any:
@@ -45,3 +45,16 @@ def _memory_manager(subject: Any) -> None:
         _expect("exit()", subject.exit(pid), int)
     finally:
         subject.stop()
+
+
+def _reverse_map(subject: Any) -> None:
+    subject.new_area(1, 1, 4, 6, 4)
+    if _expect("anon_vma_prepare(1)", subject.anon_vma_prepare(1), int) == 0:
+        subject.new_page(1)
+        subject.page_add_new_anon_rmap(1, 1, 4)
+        _expect("page_mapcount(1)", subject.page_mapcount(1), int)
+        _expect("page_address_in_vma(1, 1)", subject.page_address_in_vma(1, 1), int)
+        list(subject.rmap_areas(1))
+        subject.page_remove_rmap(1, 1, 4)
+        subject.free_page(1)
+    subject.unlink_anon_vmas(1)

@@ -12,6 +12,7 @@ from mmconformance.engines.sampled import Plan
 from mmconformance.machines import concurrent
 from mmconformance.machines.memory_manager import MemoryManagerMachine
 from mmconformance.machines.reservation_map import ReservationMapMachine
+from mmconformance.machines.reverse_map import ReverseMapMachine
 from mmconformance.scenarios import DRILLS, SCENARIOS, Scenario
 from mmspec.config import ALLYESCONFIG, HUGETLB, RMAP, SYSTEMS, TENTATIVE, system_of
 from mmspec.errors import UsageError
@@ -74,6 +75,8 @@ def suite_of(target: Target, variant: str) -> Suite:
         return SUITES[system_of(variant)]
     if target.interface == "ReservationMap":
         return Suite(HUGETLB, driver=Driver(ReservationMapMachine, 300, target.interface))
+    if target.interface == "ReverseMap":
+        return Suite(RMAP, driver=Driver(ReverseMapMachine, 80, target.interface, record=False))
     # Only the reference shows its inside; of others more has to be seen from outside.
     machine = kernel_machine() if target.kind == "kernel" else MemoryManagerMachine
     return Suite(HUGETLB, driver=Driver(machine, 400, target.interface, record=False))

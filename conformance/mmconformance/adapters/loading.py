@@ -68,6 +68,8 @@ def _reference(interface: str) -> Target:
 
     if interface == "ReservationMap":
         return Target("reference-regions", interface, "class", lambda arch, variant: ReferenceReservationMap())
+    if interface == "ReverseMap":
+        return _python("mmreference.reverse_map:ReferenceReverseMap", interface)
     systems: dict[str, Callable[[str, str], Any]] = {HUGETLB: ReferenceMemoryManager, RMAP: Machine}
     return Target("reference", interface, "reference", lambda arch, variant: systems[system_of(variant)](arch, variant))
 

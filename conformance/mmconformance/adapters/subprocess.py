@@ -26,6 +26,7 @@ import attrs
 import msgspec
 
 from mmconformance.adapters.loading import CALL_LIMIT, Target, guarded
+from mmconformance.adapters.results import promised
 from mmspec.errors import ImplementationFailure, UsageError
 from mmspec.interfaces import INTERFACES
 from mmspec.state import Mapping, PoolCounters, Setup
@@ -211,6 +212,14 @@ def _hello(connection: Connection) -> Hello:
     return hello
 
 
+#: The calls whose results say nothing.
+NOT_LOOKED_AT = frozenset(
+    name
+    for interface, cls in INTERFACES.items()
+    for name in dir(cls)
+    if not name.startswith("_") and callable(getattr(cls, name)) and promised(interface, name) is object
+)
+
 #: What some results are made into.
 _RESULTS: dict[str, Any] = {
     "counters": lambda value: PoolCounters(**value),
@@ -292,4 +301,4 @@ def _answer(subject: Any, request: Request) -> Any:
         return {n: getattr(result, n) for n in seen}
     if request.method == "mappings":
         return [attrs.asdict(m) for m in result]
-    return None if request.method in ("start", "stop", "region_add") else result
+    return None if request.method in NOT_LOOKED_AT else result

@@ -2,7 +2,8 @@
 
 from mmspec.interfaces.memory_manager import MemoryManager
 from mmspec.interfaces.reservation_map import ReservationMap
+from mmspec.interfaces.reverse_map import ReverseMap
 
-INTERFACES = {"MemoryManager": MemoryManager, "ReservationMap": ReservationMap}
+INTERFACES = {"MemoryManager": MemoryManager, "ReservationMap": ReservationMap, "ReverseMap": ReverseMap}
 
-__all__ = ["INTERFACES", "MemoryManager", "ReservationMap"]
+__all__ = ["INTERFACES", "MemoryManager", "ReservationMap", "ReverseMap"]

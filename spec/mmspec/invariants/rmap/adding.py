@@ -100,7 +100,9 @@ def anonymous_mappings_are_added_under_the_page_lock(op: Operation) -> Truth:
     return implies(not op.was_ksm, lambda: entered_with(op, "page_lock", op.page))
 
 
-@postcondition("RMAP-ADD-003", on=ADD, source=rmap("do_page_add_anon_rmap"), fields=COUNTS, since="2.6.38")
+@postcondition(
+    "RMAP-ADD-003", on=ADD, source=rmap("do_page_add_anon_rmap"), fields=COUNTS, since="2.6.38", interfaces=("ReverseMap",)
+)
 def one_mapping_more(op: Operation) -> Truth:
     """The map count MUST grow by one; at the first mapping, and only then, the zone's counter for the kind of page MUST
     grow by one, and no other.
@@ -236,6 +238,7 @@ def new_page_is_known_to_nobody(op: Operation) -> Truth:
     source=rmap("page_add_new_anon_rmap"),
     fields=(*OWNER, *COUNTS, "page.PG_swapbacked"),
     since="2.6.34",
+    interfaces=("ReverseMap",),
 )
 def new_page_belongs_to_the_area(op: Operation) -> Truth:
     """Afterwards the page MUST be swap-backed, mapped once, counted once in the counter of its kind, belong to the area's
@@ -301,6 +304,7 @@ def list_comes_last(op: Operation) -> Truth:
     source=rmap("page_add_file_rmap"),
     fields=("page._mapcount", "zone.NR_FILE_MAPPED", "memcg.NR_FILE_MAPPED"),
     would_catch="statistics that count mappings instead of pages, and never return to 0",
+    interfaces=("ReverseMap",),
 )
 def file_mapping_counts_on_the_first_only(op: Operation) -> Truth:
     """The map count MUST grow by one and, at the first mapping only, the number of mapped file pages of the zone and of
@@ -361,7 +365,9 @@ def only_a_page_of_ones_own_is_moved(op: Operation) -> Truth:
     )
 
 
-@postcondition("RMAP-MOVE-002", on=MOVE, source=rmap("page_move_anon_rmap"), fields=OWNER, since="2.6.34")
+@postcondition(
+    "RMAP-MOVE-002", on=MOVE, source=rmap("page_move_anon_rmap"), fields=OWNER, since="2.6.34", interfaces=("ReverseMap",)
+)
 def moved_page_belongs_to_the_area(op: Operation) -> Truth:
     """Afterwards the page MUST belong to the area's own anon_vma, and nothing but `mapping` be different."""
     return pav(op.page) is op.vma.anon_vma and all(
@@ -376,6 +382,7 @@ def moved_page_belongs_to_the_area(op: Operation) -> Truth:
     fields=OWNER,
     would_catch="reclaim that visits a thousand processes for each page that only one of them has (AIM7, 2010)",
     since="2.6.34",
+    interfaces=("ReverseMap",),
 )
 def moved_page_is_not_searched_elsewhere(op: Operation) -> Truth:
     """After the move, walks of the page MUST visit only areas of this process and of those forked from it since: no parent

@@ -40,7 +40,9 @@ def _length(vma: Any) -> int:
     return int((vma.vm_end - vma.vm_start) // vma.mm.system.page_size)
 
 
-@postcondition("RMAP-ADDR-001", on=("vma_address",), source=rmap("vma_address"), fields=GEOMETRY, since="2.6.12")
+@postcondition(
+    "RMAP-ADDR-001", on=("vma_address",), source=rmap("vma_address"), fields=GEOMETRY, since="2.6.12", interfaces=("ReverseMap",)
+)
 def address_follows_from_the_offset(op: Operation, result: int) -> Truth:
     """An address that is found MUST be `vm_start` plus the page's offset in the object less `vm_pgoff`, in base pages.
 
@@ -58,6 +60,7 @@ def address_follows_from_the_offset(op: Operation, result: int) -> Truth:
     fields=GEOMETRY,
     would_catch="mbind() of 2.6.23 stopping at a BUG_ON for a page that another area of the process maps",
     since="2.6.24",
+    interfaces=("ReverseMap",),
 )
 def answer_lies_inside_or_is_a_refusal(op: Operation, result: int) -> Truth:
     """The answer MUST be an address inside of the area, or -EFAULT where the page belongs elsewhere; asking is no error.
@@ -73,6 +76,7 @@ def answer_lies_inside_or_is_a_refusal(op: Operation, result: int) -> Truth:
     source=rmap("vma_address", "__page_check_anon_rmap") + field_2011("analysis"),
     fields=GEOMETRY,
     functions=("vma_address", "linear_page_index"),
+    interfaces=("ReverseMap",),
 )
 def address_and_index_are_inverse(op: Operation, result: int) -> Truth:
     """On a linear area, the linear index of the address that was found for a page MUST be the index of the page.
@@ -129,6 +133,7 @@ def other_areas_count_in_cache_pages(op: Operation, result: int) -> Truth:
     fields=("page.mapping", "vma.anon_vma", "anon_vma.root"),
     would_catch="an address reported for a page of an unrelated process that happens to have the same index",
     since="2.6.36",
+    interfaces=("ReverseMap",),
 )
 def anonymous_page_of_another_tree_has_no_address(op: Operation, result: int) -> Truth:
     """For an anonymous page the answer MUST be -EFAULT unless page and area both have an anon_vma and both are of one
@@ -147,6 +152,7 @@ def anonymous_page_of_another_tree_has_no_address(op: Operation, result: int) ->
     source=rmap("page_address_in_vma", "unpaged"),
     fields=("page.mapping", "vma.vm_file"),
     would_catch="an Oops on an area without a file",
+    interfaces=("ReverseMap",),
 )
 def page_of_another_file_has_no_address(op: Operation, result: int) -> Truth:
     """For a page that is not anonymous the answer MUST be -EFAULT unless the area is linear and maps the page's
@@ -181,6 +187,7 @@ def merged_page_has_no_address(op: Operation, result: int) -> Truth:
     source=rmap("page_address_in_vma"),
     fields=("page.mapping", "page.index"),
     since="2.6.35",
+    interfaces=("ReverseMap",),
 )
 def address_does_not_depend_on_being_mapped(op: Operation, result: int) -> Truth:
     """An area of the right tree or file that covers the page's index MUST give an address also where the page is not
@@ -205,6 +212,7 @@ def address_does_not_depend_on_being_mapped(op: Operation, result: int) -> Truth
     source=rmap("vma_address") + field_2011("analysis"),
     fields=GEOMETRY,
     would_catch="on 32 bits, a page 4 GiB further on in the file that appears inside of the area (3.2 shifts modulo 2**32)",
+    interfaces=("ReverseMap",),
 )
 def no_page_is_aliased_into_the_area(op: Operation, result: int) -> Truth:
     """An address MUST be given exactly for the pages whose offset is at least `vm_pgoff` and less than the area's length

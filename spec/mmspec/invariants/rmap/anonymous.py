@@ -76,6 +76,7 @@ def tag_is_no_part_of_the_address(event: Event) -> Truth:
     functions=("__page_set_anon_rmap", "unlink_anon_vmas", "anon_vma_free"),
     would_catch="page_referenced() of 2.6.34-rc following a page to an anon_vma that went with the child",
     since="2.6.34",
+    interfaces=("ReverseMap",),
 )
 def owner_lives_while_the_page_is_mapped(event: Event) -> Truth:
     """As long as an anonymous page that is not merged is mapped, the anon_vma that its `mapping` names MUST be
@@ -110,6 +111,7 @@ def _anonymous_places(world: Any) -> list[tuple[Any, Any]]:
     implied_by=("RMAP-ANON-009", "RMAP-ANON-011", "RMAP-ANON-013"),
     would_catch="page_referenced() of 2.6.34-rc: a page shared by fork and swapped in belonged to the child alone",
     since="2.6.34",
+    interfaces=("ReverseMap",),
 )
 def reverse_mapping_finds_each_mapping(world: Any) -> Truth:
     """For each area that maps an anonymous page that is not merged, the page's anon_vma MUST be on the area's chain, and
@@ -133,6 +135,7 @@ def reverse_mapping_finds_each_mapping(world: Any) -> Truth:
     implied_by=("RMAP-ANON-004",),
     enforced_by="BUG_ON in __page_check_anon_rmap() with CONFIG_DEBUG_VM",
     since="2.6.36",
+    interfaces=("ReverseMap",),
 )
 def page_and_area_are_of_one_tree(world: Any) -> Truth:
     """The anon_vma of an anonymous page that is not merged and that of an area that maps it MUST have the same root.
@@ -175,6 +178,7 @@ def index_is_where_the_area_maps_it(world: Any) -> Truth:
     source=rmap("page_remove_rmap"),
     fields=OWNER,
     would_catch="a last unmapping that resets what a fault on the same page of the swap cache has just set",
+    interfaces=("ReverseMap",),
 )
 def removal_leaves_the_owner(op: Operation) -> Truth:
     """Removing a mapping, the last one too, MUST leave `mapping` and `index` as they are; they go when the page is freed.
@@ -219,6 +223,7 @@ def owner_is_trusted_only_while_mapped(op: Operation, result: Any) -> Truth:
     fields=MAPPING,
     would_catch="page_referenced() of 2.6.34-rc: the youngest anon_vma was named, and went before the page did",
     since="2.6.34",
+    interfaces=("ReverseMap",),
 )
 def shared_page_belongs_to_the_root(op: Operation) -> Truth:
     """At its first mapping, a page that is not anonymous yet and that others may use too MUST become the page of the
@@ -237,6 +242,7 @@ def shared_page_belongs_to_the_root(op: Operation) -> Truth:
     source=rmap("__page_set_anon_rmap"),
     fields=MAPPING,
     since="2.6.34",
+    interfaces=("ReverseMap",),
 )
 def exclusive_page_belongs_to_the_area(op: Operation) -> Truth:
     """At its first mapping, a page that is not anonymous yet and that nobody else uses MUST become the page of the
@@ -254,6 +260,7 @@ def exclusive_page_belongs_to_the_area(op: Operation) -> Truth:
     fields=OWNER,
     would_catch="a page of the swap cache whose owner was changed while another process still had an entry for it",
     since="2.6.36",
+    interfaces=("ReverseMap",),
 )
 def anonymous_page_keeps_its_owner(op: Operation) -> Truth:
     """A page that is anonymous already when it is mapped again MUST keep `mapping` and `index`.
@@ -309,6 +316,7 @@ def _must_copy(world: Any, page: Any, place: Any) -> bool:
     functions=("page_move_anon_rmap",),
     would_catch="a page moved to an anon_vma from whose list another mapping of it cannot be found",
     since="2.6.34",
+    interfaces=("ReverseMap",),
 )
 def mapped_page_moves_down_its_tree_only(event: Event) -> Truth:
     """As long as a page is mapped, its `mapping` MUST change from one anon_vma only to one that descends from it.

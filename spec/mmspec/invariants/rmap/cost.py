@@ -23,6 +23,7 @@ TREE_MUTEX = "anon_vma_mutex"
     fields=LISTS,
     functions=("anon_vma_fork", "anon_vma_clone"),
     would_catch="one anon_vma for a server and all its children: every walk for any page visits every process",
+    interfaces=("ReverseMap",),
 )
 def walks_of_a_family_visit_two_areas_on_average(world: Any) -> Truth:
     """With N processes, forked from one of them, walks for the pages that they made since MUST visit no more than 2 - 1/N
@@ -52,6 +53,7 @@ def _family(vmas: list[Any]) -> Truth:
     source=rmap("linking"),
     fields=LISTS,
     functions=ANON_WALKS,
+    interfaces=("ReverseMap",),
 )
 def walks_visit_only_those_who_may_have_the_page(op: Operation) -> Truth:
     """A walk for an anonymous page MUST visit each area at most once, and none outside of the list of the page's anon_vma; of
@@ -226,6 +228,7 @@ def secondary_translations_go_without_unpinning(op: Operation) -> Truth:
     on=("page_move_anon_rmap",),
     source=rmap("page_move_anon_rmap", "linking"),
     fields=("page.mapping", *LISTS),
+    interfaces=("ReverseMap",),
 )
 def moved_page_is_not_looked_for_in_relatives(op: Operation) -> Truth:
     """A page that was given to its only user MUST NOT be looked for in the parent or in siblings any more: whoever else is on

@@ -43,7 +43,7 @@ def prepare_needs_mmap_sem(vma: Any, op: Operation) -> Truth:
     return entered_with(op, "mmap_sem:r", vma.mm) and not spinning and op.context.rcu_depth == 0
 
 
-@postcondition("AVMA-PREP-002", on=("anon_vma_prepare",), source=rmap("anon_vma_prepare"), fields=OWN)
+@postcondition("AVMA-PREP-002", on=("anon_vma_prepare",), source=rmap("anon_vma_prepare"), fields=OWN, interfaces=("ReverseMap",))
 def prepared_areas_have_an_anon_vma(result: int, old: Any, new: Any) -> Truth:
     """If anon_vma_prepare returns 0 the area MUST have an anon_vma, and the one that it had if it had one.
 
@@ -157,6 +157,7 @@ def even_a_new_anon_vma_is_locked(event: Event) -> Truth:
     functions=("find_mergeable_anon_vma",),
     since=CHAINS,
     would_catch="an area that shares the anon_vma of a forked neighbour, but not the rest of its chain (2.6.34-rc)",
+    interfaces=("ReverseMap",),
 )
 def only_lone_anon_vmas_are_shared(vma: Any, op: Operation, old: Any) -> Truth:
     """anon_vma_prepare MUST take a neighbour's anon_vma only if that is the neighbour's only one.
@@ -193,6 +194,7 @@ def prepared_areas_cost_nothing(op: Operation, old: Any) -> Truth:
     fields=CHAIN,
     since=CHAINS,
     would_catch="a chain that is copied in reverse, and the newest anon_vma taken for the oldest (2.6.34-rc)",
+    interfaces=("ReverseMap",),
 )
 def clone_has_the_same_chain(result: int, old: Any, new: Any) -> Truth:
     """After a successful anon_vma_clone the copy MUST have the anon_vmas of the source, in the same order.
@@ -282,7 +284,14 @@ def failed_clone_leaves_no_pointer(result: int, new: Any) -> Truth:
 # -- anon_vma_fork -----------------------------------------------------------------------------------------------------
 
 
-@postcondition("AVMA-FORK-001", on=("anon_vma_fork",), source=rmap("anon_vma_fork"), fields=(*OWN, *CHAIN), since=CHAINS)
+@postcondition(
+    "AVMA-FORK-001",
+    on=("anon_vma_fork",),
+    source=rmap("anon_vma_fork"),
+    fields=(*OWN, *CHAIN),
+    since=CHAINS,
+    interfaces=("ReverseMap",),
+)
 def nothing_to_fork(result: int, op: Operation, old: Any) -> Truth:
     """If the parent's area has no anon_vma, anon_vma_fork MUST return 0 and do nothing.
 
@@ -301,6 +310,7 @@ def nothing_to_fork(result: int, op: Operation, old: Any) -> Truth:
     since=CHAINS,
     until="3.19",
     would_catch="a machine with a thousand children, each of whose pages is looked for in all the others",
+    interfaces=("ReverseMap",),
 )
 def child_shares_the_old_and_owns_a_new_one(result: int, op: Operation, old: Any, new: Any) -> Truth:
     """A forked area MUST be on all anon_vmas of the parent's, and have a new one of its own, on which no other area is.
@@ -359,7 +369,12 @@ def failed_fork_leaves_the_parents_root_alone(result: int, pvma: Any, op: Operat
 
 
 @postcondition(
-    "AVMA-FORK-005", on=("anon_vma_fork",), source=rmap("anon_vma_fork"), fields=(*ROOT, *COUNT), since=COUNTED
+    "AVMA-FORK-005",
+    on=("anon_vma_fork",),
+    source=rmap("anon_vma_fork"),
+    fields=(*ROOT, *COUNT),
+    since=COUNTED,
+    interfaces=("ReverseMap",),
 )
 def each_fork_takes_one_reference_on_the_root(result: int, pvma: Any, op: Operation) -> Truth:
     """Each successful fork of an area with an anon_vma MUST add exactly one reference to the root of the tree.
@@ -375,7 +390,12 @@ def each_fork_takes_one_reference_on_the_root(result: int, pvma: Any, op: Operat
 
 
 @postcondition(
-    "AVMA-UNLINK-001", on=("unlink_anon_vmas",), source=rmap("unlink_anon_vmas"), fields=(*CHAIN, *HEAD), since=CHAINS
+    "AVMA-UNLINK-001",
+    on=("unlink_anon_vmas",),
+    source=rmap("unlink_anon_vmas"),
+    fields=(*CHAIN, *HEAD),
+    since=CHAINS,
+    interfaces=("ReverseMap",),
 )
 def unlinked_areas_are_on_no_list(old: Any, new: Any) -> Truth:
     """After unlink_anon_vmas the area MUST have no chain and be on the list of no anon_vma.
@@ -457,7 +477,12 @@ def nothing_is_left_in_an_area_that_is_unlinked(vma: Any) -> Truth:
 
 
 @postcondition(
-    "AVMA-UNLINK-005", on=("unlink_anon_vmas",), source=rmap("unlink_anon_vmas"), fields=(*CHAIN, *HEAD), since=CHAINS
+    "AVMA-UNLINK-005",
+    on=("unlink_anon_vmas",),
+    source=rmap("unlink_anon_vmas"),
+    fields=(*CHAIN, *HEAD),
+    since=CHAINS,
+    interfaces=("ReverseMap",),
 )
 def others_stay_linked(vma: Any, op: Operation, old: Any, new: Any) -> Truth:
     """unlink_anon_vmas MUST leave the chains of all other areas as they are.

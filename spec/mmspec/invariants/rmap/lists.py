@@ -28,6 +28,7 @@ TAIL = "2.6.38"
     fields=(*CHAIN, *HEAD, "avc.vma", "avc.anon_vma"),
     functions=("anon_vma_chain_link", "unlink_anon_vmas"),
     since=CHAINS,
+    interfaces=("ReverseMap",),
 )
 def both_sides_know_each_link(world: Any) -> Truth:
     """Each element of a chain MUST be on the list of its area and on that of its anon_vma, on no other, and nothing else is.
@@ -56,6 +57,7 @@ def both_sides_know_each_link(world: Any) -> Truth:
     functions=("anon_vma_prepare", "anon_vma_fork", "anon_vma_clone"),
     since=CHAINS,
     implied_by=("AVMA-CLONE-006", "AVMA-LIST-009"),
+    interfaces=("ReverseMap",),
 )
 def own_anon_vma_is_the_newest_of_the_chain(world: Any) -> Truth:
     """When nothing is in flight, an area MUST have an anon_vma exactly if it has a chain, and it is the chain's first.
@@ -74,6 +76,7 @@ def own_anon_vma_is_the_newest_of_the_chain(world: Any) -> Truth:
     functions=("anon_vma_clone", "anon_vma_fork", "unlink_anon_vmas"),
     since=CHAINS,
     would_catch="chains that anon_vma_clone turned round, so that the oldest anon_vma was taken for the newest (2010)",
+    interfaces=("ReverseMap",),
 )
 def chain_goes_from_newest_to_oldest(vma: Any) -> Truth:
     """The chain of an area MUST be in order of forks: each anon_vma is of a later generation than the one behind it.
@@ -92,6 +95,7 @@ def chain_goes_from_newest_to_oldest(vma: Any) -> Truth:
     fields=(*CHAIN, *HEAD),
     functions=("anon_vma_chain_link", "anon_vma_clone"),
     since=CHAINS,
+    interfaces=("ReverseMap",),
 )
 def nothing_is_linked_twice(anon_vma: Any) -> Truth:
     """An area MUST NOT be on the list of an anon_vma twice, nor an anon_vma on the chain of an area.
@@ -114,6 +118,7 @@ def nothing_is_linked_twice(anon_vma: Any) -> Truth:
     functions=("anon_vma_chain_link",),
     since=TAIL,
     would_catch="a migration entry that fork copies to an area which the walk has passed already",
+    interfaces=("ReverseMap",),
 )
 def new_areas_go_to_the_tail(event: Event) -> Truth:
     """A new area MUST be put at the tail of an anon_vma's list.
@@ -141,6 +146,7 @@ def _copied_to(event: Event) -> tuple[Any, Any] | None:
     functions=("anon_vma_clone", "copy_page_range"),
     since=TAIL,
     implied_by=("AVMA-LIST-005",),
+    interfaces=("ReverseMap",),
 )
 def parents_stand_before_their_children(event: Event) -> Truth:
     """While fork copies entries, the parent's area MUST stand before the child's on each list that both are on.
@@ -165,6 +171,7 @@ def parents_stand_before_their_children(event: Event) -> Truth:
     functions=("dup_mm", "anon_vma_fork", "copy_page_range"),
     since=TAIL,
     would_catch="entries that are copied to an area that no walk can find yet",
+    interfaces=("ReverseMap",),
 )
 def child_is_linked_before_entries_are_copied(event: Event) -> Truth:
     """fork MUST have linked the child's area to all anon_vmas of the parent's before it copies the first entry.
@@ -211,6 +218,7 @@ def entries_move_towards_the_tail(event: Event) -> Truth:
     source=rmap("anon_vma_fork", "anon_vma_clone", "linking"),
     fields=CHAIN,
     since=CHAINS,
+    interfaces=("ReverseMap",),
 )
 def childs_chain_is_the_parents_with_its_own_in_front(result: int, old: Any, new: Any) -> Truth:
     """The chain of a forked area MUST be that of the parent's with the child's own new anon_vma before it.
@@ -232,6 +240,7 @@ def childs_chain_is_the_parents_with_its_own_in_front(result: int, old: Any, new
     functions=("vma_adjust", "find_mergeable_anon_vma", "anon_vma_clone"),
     since=CHAINS,
     implied_by=("AVMA-PREP-007", "AVMA-CLONE-001"),
+    interfaces=("ReverseMap",),
 )
 def same_anon_vma_same_chain(world: Any) -> Truth:
     """Areas that have the same anon_vma MUST have the same chain.

@@ -25,6 +25,7 @@ ADDING = ("do_page_add_anon_rmap", "page_add_new_anon_rmap", "page_add_file_rmap
     implied_by=("RMAP-MAPCOUNT-006",),
     would_catch='"Eeek! page_mapcount(page) went negative", for years the sign of a page unmapped twice',
     since="2.6.5",
+    interfaces=("ReverseMap",),
 )
 def map_count_starts_at_minus_one(page: Any) -> Truth:
     """`_mapcount` MUST never be below -1, the value that says that nothing maps the page.
@@ -43,6 +44,7 @@ def map_count_starts_at_minus_one(page: Any) -> Truth:
     functions=(*ADDING, "page_dup_rmap", "page_remove_rmap", "try_to_unmap_one", "try_to_unmap_cluster"),
     implied_by=("RMAP-MAPCOUNT-003", "RMAP-ADD-003", "RMAP-ADDNEW-002", "RMAP-ADDFILE-001", "RMAP-REMOVE-002"),
     would_catch="an error path of fork or of migration that forgets one side of a mapping",
+    interfaces=("ReverseMap",),
 )
 def map_count_counts_present_entries(world: Any) -> Truth:
     """With nothing in flight, `_mapcount` + 1 MUST be the number of present entries that refer to the page: ptes for
@@ -148,6 +150,7 @@ def unused_page_is_not_mapped(event: Event) -> Truth:
     source=rmap("page_remove_rmap"),
     fields=COUNT,
     enforced_by='in early kernels "Eeek!" and BUG(); in 3.2 nobody',
+    interfaces=("ReverseMap",),
 )
 def only_mappings_are_removed(op: Operation) -> Truth:
     """A mapping MUST be removed only from a page whose `_mapcount` says that it has one."""
@@ -204,6 +207,7 @@ def sampled_count_is_a_hint(op: Operation, result: Any) -> Truth:
     source=field_2011("base"),
     fields=(*COUNT, "zone.NR_ANON_PAGES", "zone.NR_FILE_MAPPED"),
     would_catch="fork counting a shared page a second time in the statistics",
+    interfaces=("ReverseMap",),
 )
 def fork_adds_one_and_counts_nothing(op: Operation) -> Truth:
     """Where fork copies a mapping, the page's map count MUST grow by exactly one and no statistic of a zone or of a

@@ -37,6 +37,7 @@ def _pins(anon_vma: Any) -> int:
     since=COUNTED,
     implied_by=("AVMA-REF-003", "AVMA-REF-004", "AVMA-REF-005", "AVMA-FORK-005"),
     would_catch="anon_vmas that are never freed after a failed fork",
+    interfaces=("ReverseMap",),
 )
 def references_are_accounted_for(world: Any) -> Truth:
     """The count of an anon_vma MUST be one for its list of areas if that is not empty, one for each other anon_vma of which
@@ -179,6 +180,7 @@ def an_unconditional_reference_needs_another(event: Event) -> Truth:
     functions=("anon_vma_prepare", "anon_vma_fork", "unlink_anon_vmas", "__put_anon_vma"),
     since=COUNTED,
     would_catch="an anon_vma that is lost when the allocation after it fails in fork",
+    interfaces=("ReverseMap",),
 )
 def nothing_is_left_behind(world: Any) -> Truth:
     """When nothing is in flight, each anon_vma MUST have an area, a pin, or another anon_vma whose root it is; what has none

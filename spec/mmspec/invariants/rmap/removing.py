@@ -49,7 +49,7 @@ def mappings_are_removed_under_the_slot_lock(op: Operation) -> Truth:
     return bool(held)
 
 
-@postcondition("RMAP-REMOVE-002", on=REMOVE, source=rmap("page_remove_rmap"), fields=COUNT)
+@postcondition("RMAP-REMOVE-002", on=REMOVE, source=rmap("page_remove_rmap"), fields=COUNT, interfaces=("ReverseMap",))
 def one_mapping_less(op: Operation) -> Truth:
     """The map count MUST drop by one; if other mappings remain, nothing else MUST change."""
     others = [e for e in op.all("write") if e.field != "_mapcount"]

@@ -28,6 +28,7 @@ A_MUTEX = "3.0"
     functions=("anon_vma_alloc", "anon_vma_fork"),
     since=ONE_LOCK,
     would_catch="a fork that takes the parent's anon_vma for the root, so that grandchildren lock another mutex",
+    interfaces=("ReverseMap",),
 )
 def root_of_a_root_is_itself(anon_vma: Any) -> Truth:
     """The root of an anon_vma MUST be its own root.
@@ -46,6 +47,7 @@ def root_of_a_root_is_itself(anon_vma: Any) -> Truth:
     functions=("anon_vma_clone", "anon_vma_fork", "unlink_anon_vmas", "lock_anon_vma_root"),
     since=ONE_LOCK,
     enforced_by="WARN_ON in lock_anon_vma_root",
+    interfaces=("ReverseMap",),
 )
 def chain_has_one_root(vma: Any) -> Truth:
     """All anon_vmas on the chain of an area MUST have the same root.
@@ -159,6 +161,7 @@ def root_of_a_linked_anon_vma_is_constant(event: Event) -> Truth:
     functions=("anon_vma_prepare", "anon_vma_clone", "anon_vma_fork"),
     since=ONE_LOCK,
     implied_by=("AVMA-PREP-007",),
+    interfaces=("ReverseMap",),
 )
 def oldest_of_a_chain_is_the_root(vma: Any) -> Truth:
     """The oldest anon_vma to which an area is linked MUST be the root of its tree.
@@ -179,6 +182,7 @@ def oldest_of_a_chain_is_the_root(vma: Any) -> Truth:
     functions=("anon_vma_free", "__put_anon_vma", "anon_vma_chain_link"),
     since="2.6.39",
     would_catch="the root freed with its parent process while children still lock by it",
+    interfaces=("ReverseMap",),
 )
 def ancestors_outlive_descendants(event: Event) -> Truth:
     """An anon_vma MUST NOT be freed while it is the root of another that is alive, or on the chain of an area; and nothing

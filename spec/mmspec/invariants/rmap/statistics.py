@@ -49,6 +49,7 @@ def _counter_of(page: Any) -> str:
     fields=("zone.NR_ANON_PAGES",),
     functions=(*ADDING, "page_remove_rmap"),
     implied_by=("ZSTAT-EDGE-001", "ZSTAT-KIND-001", "ZSTAT-KSM-001"),
+    interfaces=("ReverseMap",),
 )
 def anonymous_pages_are_counted(world: Any) -> Truth:
     """NR_ANON_PAGES MUST be the number of anonymous pages, merged ones included, that at least one entry maps, without hugetlb
@@ -68,6 +69,7 @@ def anonymous_pages_are_counted(world: Any) -> Truth:
     fields=("zone.NR_FILE_MAPPED",),
     functions=("page_add_file_rmap", "page_remove_rmap"),
     implied_by=("ZSTAT-EDGE-001", "ZSTAT-KIND-001"),
+    interfaces=("ReverseMap",),
 )
 def file_pages_are_counted(world: Any) -> Truth:
     """NR_FILE_MAPPED MUST be the number of pages of files, hugetlb left out, that at least one entry maps.
@@ -110,6 +112,7 @@ def trans_huge_pages_are_counted(world: Any) -> Truth:
     fields=(*ZONE, "page._mapcount"),
     functions=MAPPERS,
     would_catch="two first mappings at once, each of which found the count at its start",
+    interfaces=("ReverseMap",),
 )
 def counters_change_with_first_and_last_mapping(op: Operation, page: Any) -> Truth:
     """A zone's counter of mapped pages MUST change by one, in the step's direction, when a page gets its first mapping or loses
