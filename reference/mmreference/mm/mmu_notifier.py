@@ -172,6 +172,9 @@ async def secondary_fault(notifier: MmuNotifier, vpn: int, *, write: bool) -> bo
         page = await get_user_page(mm, vpn * mm.system.page_size, write=write)
     if not isinstance(page, Page):
         return False
+    if page.huge:
+        # One translation for all of it.
+        vpn = vpn >> mm.system.huge_page_order << mm.system.huge_page_order
     await Access(notifier.location, f"{notifier.name} sets {vpn - mm.system.first_vpn}", write=True)
     blocked = any(vpn in vpns for vpns in notifier.invalidating) or notifier.sequence != sequence
     if not blocked:

@@ -602,12 +602,13 @@ def other_slots_are_left_alone(op: Operation) -> Truth:
     source=rmap("continuations", "try_to_unmap_one") + field_2011("analysis"),
     fields=("page.PG_swapcache", "swap_map", "page.content"),
     functions=("try_to_unmap_one", "delete_from_swap_cache", "write_page"),
-    features=("SWAP",),
     would_catch="a page that was freed as clean, and is read back as it was before the last write",
 )
-def swapped_content_is_not_lost(event: Event) -> Truth:
-    """When a page leaves the swap cache while entries still refer to its slot, the slot MUST hold the page's content, so
-    that each of them reads what was written last.
+def content_is_not_lost(event: Event) -> Truth:
+    """Whatever the kernel does with a page, processes MUST read what was written last: when a page leaves the swap cache while
+    entries still refer to its slot, the slot MUST hold the page's content.
+
+    Where a load can be compared with what was stored, that is done.
     """
     page = event.obj
     swap, slot = page.system.swap, page.private
