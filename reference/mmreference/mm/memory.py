@@ -754,11 +754,9 @@ async def _unmap_nonlinear(vma: Vma, start: int, end: int | None) -> None:
         entry = read_entry(mm, vpn)
         touched((mm.name, "pte", vpn), write=False)
         if isinstance(entry, Present) and start <= entry.page.index and (end is None or entry.page.index < end):
-            await unmap_page_range(vma, vpn * size, (vpn + 1) * size)
-            # What belongs here is still that index of the file, which is gone.
-            async with pte_lockptr(mm, vpn):
-                if entry_under_lock(mm, vpn) is None:
-                    store(mm, vma, vpn, FileEntry(entry.page.index))
+            # What belongs here is still that index of the file, which is gone; noted as the slot is emptied, for the area
+            # may be going, too, and another page may have come here since.
+            await unmap_page_range(vma, vpn * size, (vpn + 1) * size, keep_cows=True)
     await mmu_notifier_invalidate_range_end(mm, vma.vm_start, vma.vm_end)
 
 

@@ -50,7 +50,8 @@ def recoverable_pages_leave_no_poison_entries(op: Operation) -> Truth:
     gone = [e for e in op.all("ptep_clear") if e.entry is not None and e.entry.kind == "present"]
     if op.flags & TTU_IGNORE_HWPOISON or not op.page.PG_hwpoison:
         return implies(gone and op.page.PG_hwpoison, lambda: not poison)
-    return implies(gone, lambda: len(poison) == len(made))
+    # The mark may come at any moment, without a lock.
+    return implies(gone and op.alone, lambda: len(poison) == len(made))
 
 
 @lock_rule(
