@@ -9,10 +9,11 @@ import mmspec.invariants  # noqa: F401 - fills the registry
 from mmconformance.adapters.loading import Target
 from mmconformance.adapters.running import kernel_machine
 from mmconformance.engines.sampled import Plan
-from mmconformance.machines import concurrent
+from mmconformance.machines import concurrent, rmap_plans
 from mmconformance.machines.memory_manager import MemoryManagerMachine
 from mmconformance.machines.reservation_map import ReservationMapMachine
 from mmconformance.machines.reverse_map import ReverseMapMachine
+from mmconformance.machines.virtual_memory import VirtualMemoryMachine
 from mmconformance.scenarios import DRILLS, SCENARIOS, Scenario
 from mmspec.config import ALLYESCONFIG, HUGETLB, RMAP, SYSTEMS, TENTATIVE, system_of
 from mmspec.errors import UsageError
@@ -64,7 +65,14 @@ SUITES = {
             _of(HUGETLB, DRILLS),
             _of(HUGETLB, SCENARIOS),
         ),
-        Suite(RMAP, ALLYESCONFIG, drills=_of(RMAP, DRILLS), scenarios=_of(RMAP, SCENARIOS)),
+        Suite(
+            RMAP,
+            ALLYESCONFIG,
+            Driver(VirtualMemoryMachine, 60),
+            rmap_plans.Plan,
+            _of(RMAP, DRILLS),
+            _of(RMAP, SCENARIOS),
+        ),
     )
 }
 
