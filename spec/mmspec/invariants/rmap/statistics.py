@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmspec.invariant import QUIESCENT, Over, liveness, lock_rule, postcondition, state_invariant, transition
+from mmspec.invariant import QUIESCENT, Over, lock_rule, postcondition, state_invariant, transition
 from mmspec.invariants.rmap.terms import (
     MAP_COUNTERS,
     VM_LOCKED,
@@ -435,7 +435,7 @@ def anonymous_pages_are_swap_backed(world: Any) -> Truth:
     return every(bool(p.PG_swapbacked) for p in census(world).maps if is_anon(p) and not p.huge)
 
 
-@liveness(
+@state_invariant(
     "LRU-004",
     over=Over.WORLD,
     guard=QUIESCENT,
