@@ -182,7 +182,17 @@ async def hugetlb_cow(mm: Mm, vma: Vma, vpn: int, old: Page) -> VmFault:
 
 @operation()
 async def copy_hugetlb_page_range(dst: Mm, src: Mm, copy_vma: Vma, vma: Vma) -> int:
-    """fork: both sides map the hugetlb pages read-only: 0 or -ENOMEM."""
+    """fork: both sides map the hugetlb pages read-only: 0 or -ENOMEM.
+
+    Secondary MMUs are told, as fork tells them of base pages (3.2 forgets it, and they go on writing).
+    """
+    await mmu_notifier_invalidate_range_start(src, vma.vm_start, vma.vm_end)
+    error = await _copy_range(dst, src, copy_vma, vma)
+    await mmu_notifier_invalidate_range_end(src, vma.vm_start, vma.vm_end)
+    return error
+
+
+async def _copy_range(dst: Mm, src: Mm, copy_vma: Vma, vma: Vma) -> int:
     for vpn in huge_vpns(src, vma.vm_start, vma.vm_end):
         touched((src.name, "huge_tables", vpn), write=False)
         if vpn not in src.huge_tables:
@@ -211,6 +221,21 @@ async def copy_hugetlb_page_range(dst: Mm, src: Mm, copy_vma: Vma, vma: Vma) -> 
         if isinstance(entry, Present):
             await flush_slot(src, vpn, "huge")
     return 0
+
+
+@operation()
+async def hugetlb_change_protection(vma: Vma, start: int, end: int, *, write: bool) -> None:
+    """Take the right to write away from the entries of `[start, end)` (bytes)."""
+    mm = vma.mm
+    for vpn in huge_vpns(mm, start, end):
+        async with mm.page_table_lock:
+            entry = entry_under_lock(mm, vpn, "huge")
+            if isinstance(entry, Present):
+                cleared = await ptep_clear_flush(vma, vpn, "huge")
+                assert isinstance(cleared, Present)
+                await set_pte_at(mm, vma, vpn, attrs.evolve(cleared, write=cleared.write and write), "huge")
+            elif isinstance(entry, MigrationEntry) and entry.write and not write:
+                store(mm, vma, vpn, attrs.evolve(entry, write=False), "huge")
 
 
 @operation()

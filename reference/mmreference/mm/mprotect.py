@@ -27,9 +27,14 @@ from mmspec.contracts import operation
 async def change_protection(vma: Vma, start: int, end: int, *, write: bool, read: bool) -> None:
     """Take rights away from the entries of `[start, end)` (bytes); rights to write are given by faults, one by one."""
     from mmreference.mm.huge_memory import split_huge_page_pmd
+    from mmreference.mm.hugetlb_anon import hugetlb_change_protection
 
     mm, system = vma.mm, vma.mm.system
     await mmu_notifier_invalidate_range_start(mm, start, end)
+    if vma.vm_flags & VM_HUGETLB:
+        await hugetlb_change_protection(vma, start, end, write=write)
+        await mmu_notifier_invalidate_range_end(mm, start, end)
+        return
     for vpn in range(start // system.page_size, end // system.page_size):
         if pmd_index(mm, vpn) in mm.pmds:
             await split_huge_page_pmd(mm, vpn)
@@ -64,7 +69,6 @@ async def do_mprotect(mm: Mm, address: int, length: int, *, write: bool, read: b
         for vma in vmas:
             touched((vma.name, "vm_flags"))
             vma.vm_flags = vma.vm_flags & ~(VM_READ | VM_WRITE) | flags
-            if not vma.vm_flags & VM_HUGETLB:
-                await change_protection(vma, vma.vm_start, vma.vm_end, write=write, read=read)
+            await change_protection(vma, vma.vm_start, vma.vm_end, write=write, read=read)
         await vma_merge_neighbours(mm, address, end)
     return 0
