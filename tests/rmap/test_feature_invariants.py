@@ -723,6 +723,7 @@ def test_events_are_refused() -> None:
     assert verdict("MIGR-STACK-002", stored(moving)) is True
     assert verdict("MIGR-STACK-002", stored(mapped, stack)) is VACUOUS
     assert not verdict("KSM-005", stored(mapped, nonlinear_))
+    mm.system.pages = [page]
     assert not verdict("HWP-001", stored(HwPoisonEntry(page)))  # type: ignore[arg-type]
     assert not verdict("SWAP-MMLIST-002", stored(pagetable.SwapEntry(3)))
     assert not verdict("SWAP-MMLIST-002", event("mmlist_add", mm=mm))

@@ -433,10 +433,10 @@ def pages_in_secondary_use_can_be_unmapped(op: Operation) -> Truth:
     features=("MMU_NOTIFIER",),
     implied_by=("MMUN-004",),
 )
-def secondary_faults_in_a_vanishing_range_get_nothing(op: Operation, result: Any) -> Truth:
+def secondary_faults_in_a_vanishing_range_get_nothing(op: Operation) -> Truth:
     """A secondary fault that ends while its range is being invalidated MUST leave no translation behind."""
     notifier = op.notifier
-    return implies(any(op.vpn in vpns for vpns in notifier.invalidating), lambda: not result and op.vpn not in notifier.sptes)
+    return implies(any(op.vpn in vpns for vpns in notifier.invalidating), lambda: op.vpn not in notifier.sptes)
 
 
 @transition(

@@ -29,7 +29,9 @@ def poison_entries_name_poisoned_pages(event: Event) -> Truth:
 
     Whoever meets the entry is killed for it.
     """
-    return implies(event.new is not None and event.new.kind == "hwpoison", lambda: bool(event.new.page.PG_hwpoison))
+    poison = event.new is not None and event.new.kind == "hwpoison"
+    # The frame may have been given up; it is not given out again.
+    return implies(poison and event.new.page in event.mm.system.pages, lambda: bool(event.new.page.PG_hwpoison))
 
 
 @postcondition(
@@ -45,9 +47,11 @@ def recoverable_pages_leave_no_poison_entries(op: Operation) -> Truth:
 
     A clean page of a file can be read in again; killing its users would be for nothing.
     """
-    made = [e.new for e in op.all("set_pte") if e.new is not None and e.new.kind != "present"]
+    # The scan of nonlinear areas takes whatever it meets, and leaves what can be read in again.
+    steps = [e for o in op.calls("try_to_unmap_one") for e in o.events]
+    made = [e.new for e in steps if e.kind == "set_pte" and e.new is not None and e.new.kind != "present"]
     poison = [e for e in made if e.kind == "hwpoison"]
-    gone = [e for e in op.all("ptep_clear") if e.entry is not None and e.entry.kind == "present"]
+    gone = [e for e in steps if e.kind == "ptep_clear" and e.entry is not None and e.entry.kind == "present"]
     if op.flags & TTU_IGNORE_HWPOISON or not op.page.PG_hwpoison:
         return implies(gone and op.page.PG_hwpoison, lambda: not poison)
     # The mark may come at any moment, without a lock.

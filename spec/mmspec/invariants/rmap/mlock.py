@@ -30,6 +30,11 @@ def _locked_somewhere(page: Any) -> bool:
     return any(v is not None and v.vm_flags & VM_LOCKED for v in map(area_of, page.slots))
 
 
+def _in_the_table(page: Any, vma: Any) -> bool:
+    """Whether a walk would see the area's entry: where entries are set in two steps, somebody may be between them."""
+    return any(e.kind == "present" and e.page is page for _, e in entries_in(vma))
+
+
 def _obtainable(vma: Any) -> bool:
     """Whether `mmap_sem` of the area's address space could be had for read."""
     return vma.mm.mmap_sem.writer is None
@@ -112,12 +117,13 @@ def munlock_finds_who_else_locks(op: Operation, result: Any) -> Truth:
     The page would otherwise become evictable for all when the first of its lockers leaves.
     """
     page = op.page
-    met = [v for v in locked_areas(page) if _obtainable(v)]
+    met = [v for v in locked_areas(page) if _obtainable(v) and _in_the_table(page, v)]
 
     def found() -> Truth:
         marked = page.PG_mlocked and op.did("set_mlocked", "mlock_vma_page")
-        alone = not op.alone or result is SWAP_FAIL or (result is SWAP_MLOCK) == bool(met)
-        return (result is not SWAP_MLOCK or marked) and alone
+        # The places of a merged page are known to its node only as far as the scanner has come.
+        complete = op.alone and not is_ksm(page)
+        return (result is not SWAP_MLOCK or marked) and (not complete or (result is SWAP_MLOCK) == bool(met))
 
     return implies(result is SWAP_MLOCK or op.alone, found)
 
@@ -263,6 +269,6 @@ def one_munlock_does_not_speak_for_others(op: Operation) -> Truth:
     others = locked_areas(op.page)
     asks = op.within("munlock_vma_pages_range") is not None and op.alone and op.get("isolated")
     return implies(
-        asks and others and all(map(_obtainable, others)) and not is_ksm(op.page),
+        asks and others and all(_obtainable(v) and _in_the_table(op.page, v) for v in others) and not is_ksm(op.page),
         lambda: op.page.PG_mlocked and all(name == UNEVICTABLE for name in op.page.lists),
     )
