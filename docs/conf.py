@@ -15,7 +15,7 @@ author = "The mmspec authors"
 copyright = "the mmspec authors"  # noqa: A001 - the name that Sphinx reads
 version = release = mmspec.__version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx_needs", "mmspec_registry", "mmspec_pictures"]
+extensions = ["sphinx.ext.autodoc", "sphinx_needs", "mmspec_registry", "mmspec_pictures", "mmspec_rmap_pictures"]
 exclude_patterns = ["_build", "_ext", "generated"]
 default_role = "literal"
 nitpicky = True

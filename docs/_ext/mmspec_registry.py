@@ -27,6 +27,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatch
@@ -34,6 +35,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
@@ -121,6 +123,8 @@ AREA_TITLES |= {
     "ARCH": "what depends on the architecture",
     "CFG": "what depends on the configuration",
     "PERF": "effort",
+    "HIST": "what has been wrong before",
+    "LAT": "what was still wrong",
 }
 
 
@@ -588,6 +592,30 @@ def releases(since: tuple[int, ...] | None, until: tuple[int, ...] | None) -> st
     return f"before {end}" if end else "all"
 
 
+def qualify(app: Sphinx, doctree: nodes.document) -> None:
+    """Both worlds of the reference have a Page and a Vma: a bare name means that of the world whose module says it."""
+    for node in doctree.findall(addnodes.pending_xref):
+        module, target = node.get("py:module") or "", node.get("reftarget", "")
+        if node.get("refdomain") == "py" and "." not in target and module.startswith(WORLD):
+            node["reftarget"] = _classes(module.startswith(HUGETLB_WORLD)).get(target, target)
+
+
+WORLD = "mmreference.mm."
+HUGETLB_WORLD = "mmreference.mm.hugetlb."
+
+
+@cache
+def _classes(hugetlb: bool) -> dict[str, str]:
+    """Class name to full name, of one world."""
+    return {
+        name: f"{module}.{name}"
+        for module, found in sorted(sys.modules.items())
+        if module.startswith(WORLD) and module.startswith(HUGETLB_WORLD) == hugetlb
+        for name, value in vars(found).items()
+        if isinstance(value, type) and value.__module__ == module
+    }
+
+
 def check_pages(app: Sphinx, env: Any) -> None:
     """Each area has a page."""
     for area in areas():
@@ -612,5 +640,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
         "differences": Differences,
     }.items():
         app.add_directive(f"mmspec-{name}", directive)
+    app.connect("doctree-read", qualify)
     app.connect("env-check-consistency", check_pages)
     return {"version": mmspec.__version__, "parallel_read_safe": True, "parallel_write_safe": True}
