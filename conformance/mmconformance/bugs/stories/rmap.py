@@ -17,7 +17,7 @@ ALL: tuple[Mutant, ...] = (
         FILE + ", page_add_file_rmap and page_remove_rmap",
         (Edit("mm.rmap.mapcount", "    note(was_mapped=page._mapcount >= 0)\n    if await page.mapcount.inc_and_test():\n",
               "    note(was_mapped=page._mapcount >= 0)\n    if await page.mapcount.inc_and_test() or True:\n"),),
-        ("ZSTAT-EDGE-001", "ZSTAT-FILE-001", "RMAP-ADDFILE-001", "MEMCG-FILEMAP-001"),
+        ("ZSTAT-EDGE-001", "ZSTAT-KIND-001", "ZSTAT-FILE-001", "RMAP-ADDFILE-001", "MEMCG-FILEMAP-001"),
     ),
     Mutant(
         "A-02", "hugetlb pages in the statistics",
@@ -202,7 +202,7 @@ ALL: tuple[Mutant, ...] = (
         "rmap: fix theoretical race between do_wp_page and shrink_active_list, 2015",
         (Edit("mm.page", "    page.mapping = Tagged(pointer, bits)\n",
               "    page.mapping = Tagged(pointer, 0)\n    page.mapping = Tagged(pointer, bits)\n"),),
-        ("RMAP-ANON-001", "RMAP-ANON-014", "RMAP-ANON-011"),
+        ("RMAP-ANON-001", "RMAP-ANON-014", "RMAP-ANON-011", "RMAP-ANON-016"),
     ),
     Mutant(
         "A-32", "a slot that is empty for a moment is believed",
@@ -343,7 +343,7 @@ ALL: tuple[Mutant, ...] = (
               "        await __put_anon_vma(anon_vma)\n        return None\n",
               "        await __put_anon_vma(anon_vma)\n        _lookup_unlocked(anon_vma, anon_vma.root)\n"
               "        anon_vma.root.mutex.unlock()\n        return None\n"),),
-        ("AVMA-REF-012", "AVMA-RCU-009", "LOCK-ORD-025", "LOCK-ORD-019"),
+        ("AVMA-REF-012", "AVMA-RCU-009", "HIST-033", "LOCK-ORD-025", "LOCK-ORD-019"),
     ),
     Mutant(
         "B-23", "new areas at the head of the list",
@@ -385,9 +385,33 @@ ALL: tuple[Mutant, ...] = (
         "B-18", "migration without a reference",
         "While its entries are migration entries a page is not mapped, and nothing keeps its anon_vma but a reference.",
         '"mm: migration: take a reference to the anon_vma before migrating", Mel Gorman, 25 May 2010',
-        (Edit("mm.rmap.walk", "    anon_vma = page_anon_vma(page)\n    note(owner=anon_vma, stable=anon_vma is not None and anon_vma.allocated)\n",
-              "    anon_vma = page_anon_vma(page)\n    note(owner=anon_vma, stable=False)\n"),),
-        ("MIGR-WALK-002", "HIST-013"),
+        (Edit("mm.migrate", "        anon_vma = await page_get_anon_vma(page)\n        note(pinned=anon_vma)\n        if anon_vma is None:\n",
+              "        if not page_mapped(page):\n"),),
+        ("MIGR-WALK-002", "MIGR-ISOL-002", "HIST-013", "HIST-014"),
+        FULL,
+    ),
+    Mutant(
+        "B-22", "anon_vma of a forked neighbour taken over",
+        "An area may share the anon_vma of its neighbour only if that has no other. A forked one's pages may belong to any on "
+        "its chain, and equal anon_vmas would no longer mean equal chains.",
+        "vma: enforce VMA fork limit on unfaulted, faulted mremap merge too, 2026; anon_vma reuse rule, April 2010",
+        (Edit("mm.anon_vma", "        if near.anon_vma is not None and anon_vma_compatible(vma, near) and len(near.anon_vma_chain) == 1:\n",
+              "        if near.anon_vma is not None and anon_vma_compatible(vma, near):\n"),),
+        ("AVMA-PREP-007", "AVMA-LIST-010", "AVMA-ROOT-007"),
+    ),
+    Mutant(
+        "B-27", "migration pins what is gone",
+        "Migration asked whether the page is mapped and took its reference after that: on an anon_vma that had been freed in "
+        "between, and was one of another tree.",
+        "mm: fix migration hangs on anon_vma lock, Hugh Dickins, January 2011",
+        (Edit("mm.migrate", "        anon_vma = await page_get_anon_vma(page)\n        note(pinned=anon_vma)\n",
+              "        from mmreference.kernel.scheduler import Access\n"
+              "        from mmreference.mm.anon_vma import _holder, get_anon_vma, pin\n"
+              "        anon_vma = page.mapping.pointer if page_mapped(page) else None\n"
+              "        await Access((page.name, \"mapping\"), \"between looking and taking\")\n"
+              "        if anon_vma is not None:\n            get_anon_vma(anon_vma)\n            pin(anon_vma, _holder(\"pin\"))\n"
+              "        note(pinned=anon_vma)\n"),),
+        ("AVMA-REF-007", "AVMA-REF-006", "AVMA-REF-002", "MIGR-ISOL-002"),
         FULL,
     ),
     Mutant(
@@ -421,6 +445,32 @@ ALL: tuple[Mutant, ...] = (
         (Edit("mm.pagetable", "    before = await ptep_clear_flush(vma, vpn, level)\n    await mmu_notifier_invalidate_page(vma.mm, vpn)\n",
               "    before = await ptep_clear_flush(vma, vpn, level)\n"),),
         ("MMUN-001", "MMUN-002", "MMUN-005", "RMAP-UNMAP-019", "RMAP-REF-006"),
+        FULL,
+    ),
+    Mutant(
+        "F-02", "collapse without a word to secondary MMUs",
+        "Small pages were replaced by a huge one with nothing but a flush of the CPUs; secondary MMUs went on using them.",
+        "mm/khugepaged: invoke MMU notifiers in shmem/file collapse paths, 2022",
+        (Edit("mm.huge_memory", "        await mmu_notifier_invalidate_range_start(mm, start, end)\n", ""),
+         Edit("mm.huge_memory", "        await mmu_notifier_invalidate_range_end(mm, start, end)\n", "")),
+        ("MMUN-001", "MMUN-002", "MMUN-005"),
+        FULL,
+    ),
+    Mutant(
+        "F-03", "write-protected without a flush",
+        "At fork the entries of huge pages were write-protected, but the processor went on writing through what it "
+        "remembered; the child saw its parent's writes.",
+        "libhugetlbfs test fork-cow, on powerpc",
+        (Edit("mm.hugetlb_anon", "        if isinstance(entry, Present):\n            await flush_slot(src, vpn, \"huge\")\n", ""),),
+        ("RMAP-UNMAP-027", "TLB-001", "DIRTY-003"),
+        FULL, arch="powerpc64",
+    ),
+    Mutant(
+        "F-07", "registered in the middle of an invalidation",
+        "A secondary MMU that is attached while somebody invalidates a range sees the end of what it did not see begin.",
+        '"mmu-notifiers: core", Andrea Arcangeli, 29 July 2008',
+        (Edit("mm.mmu_notifier", "        taken = await mm_take_all_locks(mm)\n", "        taken: list[object] | None = []\n"),),
+        ("MMUN-007", "MMUN-008", "LOCK-PROT-025"),
         FULL,
     ),
     Mutant(

@@ -150,6 +150,25 @@ def mremap_against_migration(stage: Stage) -> None:
 
 
 @conditions(features=("MIGRATION",))
+def unmap_against_migration(stage: Stage) -> None:
+    """The last area of a tree goes, and its anon_vma's memory is that of a child in another tree at once, while its page is
+    about to be moved to another frame.
+    """
+    pid, address, _, parent = _one_page_and_another_tree(stage)
+    stage.race("migrate", "migrate", pid, address)
+    stage.race_body("unmap", lambda: _unmap_and_fork(stage, pid, address, parent))
+
+
+@conditions(features=("MIGRATION",))
+def split_against_migration(stage: Stage) -> None:
+    """An area is split while one of its pages is moved to another frame: it may be restored by an area that has it no more."""
+    pid, address = stage.written(2)
+    stage.drain()
+    stage.race("migrate", "migrate", pid, address + stage.page_size)
+    stage.race("munmap", "munmap", pid, address, 1)
+
+
+@conditions(features=("MIGRATION",))
 def exec_against_migration(stage: Stage) -> None:
     """exec moves the stack that it has filled while one of its pages is moved to another frame."""
     pid = stage.spawn()
