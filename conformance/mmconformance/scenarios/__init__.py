@@ -1,8 +1,8 @@
 """Small programs that each system brings along: scenarios, which run under every schedule, and drills, which run once.
 
 A system has a package here with the modules `stage` (its :class:`~mmconformance.scenarios.staging.Stage`), `races` and
-`drills`. Each public function of the latter two is a script that sets a stage; its name and its docstring are those of
-the scenario.
+`drills`; either of these may be a package of modules. Each public function of the latter two is a script that sets a
+stage; its name and its docstring are those of the scenario.
 """
 
 from __future__ import annotations
@@ -62,13 +62,20 @@ class Scenario:
         return self.program(arch, variant)(self.stage.rehearsal())
 
 
-def _collect(system: str, stage: type[Stage], module: ModuleType) -> list[Scenario]:
+def _modules(module: ModuleType) -> list[ModuleType]:
+    """The module; of a package, the modules that it has imported."""
+    inside = [m for m in vars(module).values() if inspect.ismodule(m) and m.__name__.startswith(f"{module.__name__}.")]
+    return inside or [module]
+
+
+def _collect(system: str, stage: type[Stage], where: ModuleType) -> list[Scenario]:
     found = []
-    for name, script in vars(module).items():
-        if inspect.isfunction(script) and script.__module__ == module.__name__ and not name.startswith("_"):
-            description = " ".join((inspect.getdoc(script) or "").split())
-            conditions = {"variants": SYSTEMS[system], **getattr(script, "conditions", {})}
-            found.append(Scenario(name, description, system, stage, script, **conditions))
+    for module in _modules(where):
+        for name, script in vars(module).items():
+            if inspect.isfunction(script) and script.__module__ == module.__name__ and not name.startswith("_"):
+                description = " ".join((inspect.getdoc(script) or "").split())
+                conditions = {"variants": SYSTEMS[system], **getattr(script, "conditions", {})}
+                found.append(Scenario(name, description, system, stage, script, **conditions))
     return found
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mmconformance.scenarios import staging
-from mmreference.kernel.scheduler import Pause
+from mmconformance.scenarios.rmap.orders import Failing, Interrupted
+from mmreference.kernel.scheduler import Pause, Scheduler, Strategy
 from mmreference.machine import Machine
 from mmreference.mm.lru import lru_add_drain_all
-from mmreference.mm.mm_struct import Mm
+from mmreference.mm.memory import hardware_entry
+from mmreference.mm.mm_struct import Mm, Vma
 from mmreference.mm.page import Page, get_page, put_page
+from mmreference.mm.rmap.referenced import page_referenced
 from mmspec.errors import Signal, Violation
 from mmspec.invariant import REGISTRY, Judge
 from mmspec.trace import Recorder, Run
@@ -56,10 +61,57 @@ class Stage(staging.Stage):
         """Its address space."""
         return self.machine.processes[pid]
 
+    def run(self, body: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine now, alone."""
+        return self.machine.run(body)
+
+    def together(self, *bodies: Coroutine[Any, Any, Any], order: Strategy | None = None) -> list[Any]:
+        """Run coroutines now, at once, in the order that a strategy gives: their results."""
+        scheduler = Scheduler(order, self.recorder)
+        tasks = [scheduler.spawn(f"T{number}", body) for number, body in enumerate(bodies)]
+        scheduler.run()
+        return [task.result for task in tasks]
+
+    def meanwhile(self, kind: str, first: Coroutine[Any, Any, Any], *others: Coroutine[Any, Any, Any]) -> list[Any]:
+        """The first coroutine runs up to its first step of that kind, and goes on when the others have run as far as they can."""
+        after = self.recorder.seq
+        contexts = len(self.recorder.contexts)
+
+        def reached() -> bool:
+            return any(e.kind == kind and e.seq > after for e in self.recorder.contexts[contexts].events)
+
+        return self.together(first, *others, order=Interrupted(reached))
+
+    def elsewhere(self, body: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine now, alone, on another CPU than :meth:`do`, with translations of its own."""
+
+        async def nothing() -> None:
+            pass
+
+        return self.together(nothing(), body)[1]
+
+    @contextmanager
+    def without(self, what: str) -> Iterator[None]:
+        """For a `with` block in which there is no memory for things of that kind."""
+        self.machine.strategy = Failing(what)
+        yield
+        self.machine.strategy = None
+
+    def area(self, pid: int, address: int) -> Vma:
+        """The area that contains the address; there must be one."""
+        vma = self.mm(pid).area_at(address)
+        assert vma is not None, f"nothing is mapped at {address:#x}"
+        return vma
+
+    def kind(self, pid: int, address: int) -> str | None:
+        """What kind of entry is there: "present", "swap", ..., or None."""
+        entry = hardware_entry(self.mm(pid), address // self.page_size)[1]
+        return None if entry is None else entry.kind
+
     def page(self, pid: int, address: int) -> Page:
         """The page that is mapped there; it must be."""
         page = self.machine.page_at(pid, address)
-        assert page is not None, f"nothing is mapped at {address:#x}"
+        assert page is not None, f"no page is mapped at {address:#x}"
         return page
 
     def written(self, length: int = 1, value: int = 7, **kwargs: Any) -> tuple[int, int]:
@@ -69,6 +121,38 @@ class Stage(staging.Stage):
         for number in range(length):
             self.do("write", pid, address + number * self.page_size, value + number)
         return pid, address
+
+    def mapped_file(self, length: int = 1, *, size: int = 0, count: int = 1, **kwargs: Any) -> tuple[int, list[tuple[int, int]]]:
+        """A file of `size` pages (`length` if that is 0) that `count` processes share: its number, and pid and address of each."""
+        file = self.machine.create_file(size or length)
+        pids = [self.spawn() for _ in range(count)]
+        return file, [(pid, self.do("mmap", pid, length, file=file, shared=True, **kwargs)) for pid in pids]
+
+    def with_page(self, page: Page, body: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
+        """What `body` returns for the page, with the page locked and a reference to it."""
+
+        async def locked() -> Any:
+            get_page(page)
+            await page.lock.lock()
+            result = await body(page, *args)
+            page.lock.unlock()
+            await put_page(page)
+            return result
+
+        return self.run(locked())
+
+    def idle(self, pid: int, address: int) -> Page:
+        """The page that is mapped there, which nobody has used since."""
+        page = self.page(pid, address)
+        self.run(page_referenced(page, False))
+        return page
+
+    def reclaim(self, pid: int, address: int) -> None:
+        """Reclaim comes to the page that is mapped there, which nobody has used for long."""
+        for _ in range(2):
+            if self.kind(pid, address) == "present":
+                self.idle(pid, address)
+                self.do("reclaim", pid, address)
 
     def demand(self, id_: str, holds: bool, **values: Any) -> None:
         """What the script itself can see of an invariant.
