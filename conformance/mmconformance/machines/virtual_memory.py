@@ -23,8 +23,9 @@ from mmreference.kernel.memory import is_freed
 from mmreference.kernel.scheduler import First, Stuck, Task
 from mmreference.machine import Machine
 from mmreference.mm.filemap import vmtruncate
+from mmreference.mm.ksm import ksm_do_scan
 from mmreference.mm.lru import lru_add_drain_all
-from mmreference.mm.mm_struct import Vma
+from mmreference.mm.mm_struct import VM_HUGETLB, VM_SHARED, Vma
 from mmspec.config import FEATURES, features
 from mmspec.errors import Signal, Violation
 from mmspec.invariant import REGISTRY, Judge
@@ -140,6 +141,8 @@ class VirtualMemoryMachine(RuleBasedStateMachine):
             # What is in the swap cache only stays there until somebody wants the memory; twice, since it may be young.
             self._call("shrink")
             self._call("shrink")
+            # A node whose page has gone stays until the scanner comes by.
+            self._run(ksm_do_scan(self.system))
             self._judge_rest()
 
     def _judge_rest(self) -> None:
@@ -222,6 +225,10 @@ class VirtualMemoryMachine(RuleBasedStateMachine):
         found = self.areas
         pid, vma = found[which % len(found)]
         first = page % vma.npages
+        if vma.vm_flags & VM_HUGETLB and length > 1:
+            # Only whole hugetlb pages can be treated otherwise than their neighbours.
+            huge = 1 << self.system.huge_page_order
+            first, length = first // huge * huge, -(-length // huge) * huge
         return pid, vma.vm_start + first * self.kernel.page_size, min(length, vma.npages - first)
 
     def _vpn(self, address: int) -> int:
@@ -413,12 +420,12 @@ class VirtualMemoryMachine(RuleBasedStateMachine):
         pid, address, length = self._place(which, page, length)
         self._call("madvise", pid, address, length, advice, fail=fail)
 
-    @precondition(lambda self: any(v.vm_file is not None and v.vm_flags & 8 for _, v in self.areas))
+    @precondition(lambda self: any(v.vm_file is not None and v.vm_flags & VM_SHARED for _, v in self.areas))
     @rule(which=pick, page=pages, length=st.integers(1, 3), offset=st.integers(0, 7), fail=failing)
     @recorded
     def remap_file_pages(self, which: int, page: int, length: int, offset: int, fail: int) -> None:
         """Pages of a shared mapping are put elsewhere."""
-        shared = [n for n, (_, v) in enumerate(self.areas) if v.vm_file is not None and v.vm_flags & 8]
+        shared = [n for n, (_, v) in enumerate(self.areas) if v.vm_file is not None and v.vm_flags & VM_SHARED]
         pid, address, length = self._place(shared[which % len(shared)], page, length)
         if self._call("remap_file_pages", pid, address, length, offset, fail=fail) == 0:
             for number, spot in enumerate(self.memory.inside(pid, self._vpn(address), length)):
