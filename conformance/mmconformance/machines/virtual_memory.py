@@ -149,13 +149,13 @@ class VirtualMemoryMachine(RuleBasedStateMachine):
         system = self.system
         for kind, left in (("anon_vmas", system.live_anon_vmas), ("anon_vma_chains", system.live_chains)):
             demand("AVMA-REF-008", not left, left=kind, which=list(left))
+        # Frames that have failed are never given back. A page that is left may be in swap meanwhile.
+        left = [p for p in system.pages if not any(f.PG_hwpoison for f in (p, *p.subpages))]
+        demand("RMAP-MAPCOUNT-007", not left, pages=[(p, p._count, p.mapping) for p in left])
         swap = system.swap
         if swap is not None:
             in_use = {"counts": dict(swap.swap_map), "cached": list(swap.has_cache)}
             demand("SWAP-COUNT-001", not any(in_use.values()), **in_use)
-        # Frames that have failed are never given back.
-        left = [p for p in system.pages if not any(f.PG_hwpoison for f in (p, *p.subpages))]
-        demand("RMAP-MAPCOUNT-007", not left, pages=[(p, p._count, p.mapping) for p in left])
         nodes = {content: node for content, node in system.stable_tree.items() if is_freed(node.page) or not node.page.PG_hwpoison}
         demand("RMAP-MAPCOUNT-007", not nodes, stable_tree=nodes)
 
