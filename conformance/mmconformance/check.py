@@ -179,7 +179,7 @@ class _Profile:
         return self._keep_sampled(
             run_machine(
                 driver.machine, self._make, examples=driver.examples, seed_=self.seed, record=driver.record,
-                deadline=self.deadline,
+                deadline=self.deadline, steps=driver.steps,
             )
         )  # fmt: skip
 

@@ -33,6 +33,8 @@ class Driver:
     """The interface of what is driven, whose few fixed calls come first; "" if it has none that others provide."""
     record: bool = True
     """Whether the subject's own contracts and monitors take part."""
+    steps: int = 40
+    """How many rules an example applies at most."""
 
 
 @attrs.frozen
@@ -84,7 +86,7 @@ def suite_of(target: Target, variant: str) -> Suite:
     if target.interface == "ReservationMap":
         return Suite(HUGETLB, driver=Driver(ReservationMapMachine, 300, target.interface))
     if target.interface == "ReverseMap":
-        return Suite(RMAP, driver=Driver(ReverseMapMachine, 80, target.interface, record=False))
+        return Suite(RMAP, driver=Driver(ReverseMapMachine, 100, target.interface, record=False, steps=15))
     # Only the reference shows its inside; of others more has to be seen from outside.
     machine = kernel_machine() if target.kind == "kernel" else MemoryManagerMachine
     return Suite(HUGETLB, driver=Driver(machine, 400, target.interface, record=False))

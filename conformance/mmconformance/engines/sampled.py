@@ -106,10 +106,11 @@ def run_machine(
     seed_: int,
     record: bool,
     deadline: Deadline | None = None,
+    steps: int = 40,
 ) -> Sampled:
     """Run a state machine over `subject`; `record` lets the subject's own contracts and monitors take part.
 
-    No example begins after the deadline.
+    No example begins after the deadline; each applies at most `steps` rules.
     """
     found = Sampled()
     clock = deadline or Deadline()
@@ -142,7 +143,7 @@ def run_machine(
     with _recorded(record):
         try:
             test = seed(seed_)(Machine)
-            run_state_machine_as_test(test, settings=sample_settings(examples))
+            run_state_machine_as_test(test, settings=sample_settings(examples, steps))
         except _TimeIsUp:
             if failing:
                 found.violation, found.steps = failing[0]

@@ -19,7 +19,7 @@ from mmconformance.machines.reverse_map_view import COUNTERS, Snapshot, Tagged, 
 from mmconformance.machines.steps import Step, recorded
 from mmspec.errors import SWAP_AGAIN, SWAP_SUCCESS, ImplementationFailure
 from mmspec.interfaces import ReverseMap
-from mmspec.invariant import REGISTRY, Over
+from mmspec.invariant import REGISTRY, Judge, Over
 from mmspec.invariants.rmap.terms import TTU_IGNORE_ACCESS
 from mmspec.invariants.rmap.views import ChainView, PairView, UnlinkView
 from mmspec.trace import Event, Operation, Recorder
@@ -53,6 +53,36 @@ CALLS = {
 }
 ADDRESSES = tuple(f"RMAP-ADDR-{n:03}" for n in (1, 2, 3, 10))
 
+#: What has to be shown for an invariant to be judged, beside what each implementation has.
+_CHAIN, _LINKS = frozenset({"chain"}), frozenset({"chain", "areas"})
+_OWNER = frozenset({"page_anon_vma", "chain"})
+_MOVES = frozenset({"page_move_anon_rmap"})
+NEEDS: dict[str, frozenset[str]] = {
+    **dict.fromkeys(("AVMA-LIST-003", "AVMA-LIST-009", "AVMA-LIST-010", "AVMA-CLONE-001", "AVMA-FORK-001"), _CHAIN),
+    **dict.fromkeys(("AVMA-PREP-007", "AVMA-ROOT-002", "AVMA-UNLINK-005"), _CHAIN),
+    **dict.fromkeys((f"AVMA-LIST-00{n}" for n in (1, 4, 5, 6, 7)), _LINKS),
+    **dict.fromkeys(("AVMA-FORK-002", "AVMA-UNLINK-001"), _LINKS),
+    **dict.fromkeys(("AVMA-ROOT-001", "AVMA-ROOT-002"), _CHAIN | {"root"}),
+    "AVMA-ROOT-007": _LINKS | {"root"},
+    "AVMA-ROOT-008": _CHAIN | {"root", "live_anon_vmas"},
+    "AVMA-LIST-002": _CHAIN | {"anon_vma"},
+    "AVMA-PREP-002": frozenset({"anon_vma"}),
+    "AVMA-FORK-005": _CHAIN | {"root", "refcount"},
+    "AVMA-REF-001": _LINKS | {"root", "refcount"},
+    "AVMA-REF-008": _LINKS | {"root", "live_anon_vmas"},
+    "RMAP-ANON-003": frozenset({"page_anon_vma", "live_anon_vmas"}),
+    **dict.fromkeys(("RMAP-ANON-007", "RMAP-ANON-011"), frozenset({"page_anon_vma"})),
+    "RMAP-ANON-005": _OWNER | {"root"},
+    "RMAP-ANON-009": _OWNER | {"root"},
+    "RMAP-ANON-010": _OWNER,
+    "RMAP-ANON-013": _OWNER | {"root", "areas"},
+    "RMAP-ADDNEW-002": _OWNER | {"statistics"},
+    **dict.fromkeys(("RMAP-MOVE-002",), _OWNER | _MOVES),
+    **dict.fromkeys(("RMAP-MOVE-003", "PERF-017"), _OWNER | _MOVES | {"areas"}),
+    **dict.fromkeys(("RMAP-ADD-003", "RMAP-ADDFILE-001", "RMAP-MAPCOUNT-009"), frozenset({"statistics"})),
+    **dict.fromkeys(("ZSTAT-ANON-001", "ZSTAT-FILE-001", "ZSTAT-EDGE-001"), frozenset({"statistics"})),
+}
+
 _OVER: dict[Over, Callable[[World], list[Any]]] = {
     Over.PAGE: lambda world: world.pages,
     Over.VMA: lambda world: world.vmas,
@@ -61,19 +91,12 @@ _OVER: dict[Over, Callable[[World], list[Any]]] = {
 }
 
 
-def demand(id_: str, **values: Any) -> None:
-    """Judge by one invariant; the values are given by the names of its parameters, and may be too many.
-
-    :raises Violation: if it does not hold.
-    """
-    invariant = REGISTRY[id_]
-    invariant.demand(**{p: values[p] for p in invariant.parameters})
-
-
 class Call:
     """One call in the vocabulary of the specification: what is different after it, as steps."""
 
-    def __init__(self, name: str, **arguments: Any) -> None:
+    def __init__(self, name: str, *, hidden: frozenset[str] = frozenset(), **arguments: Any) -> None:
+        self.hidden = hidden
+        """The invariants that cannot be judged."""
         self.recorder = Recorder()
         self.operation: Operation = self.recorder.enter(name, arguments)
 
@@ -95,8 +118,11 @@ class Call:
         :raises Violation: for the first that does not hold.
         """
         self.operation.result = result
+        values = {"op": self.operation, "result": result, **self.operation.arguments, **views}
         for id_ in ids:
-            demand(id_, op=self.operation, result=result, **self.operation.arguments, **views)
+            if id_ not in self.hidden:
+                invariant = REGISTRY[id_]
+                invariant.demand(**{p: values[p] for p in invariant.parameters})
 
 
 class ReverseMapMachine(RuleBasedStateMachine):
@@ -118,6 +144,8 @@ class ReverseMapMachine(RuleBasedStateMachine):
         """See :attr:`World.forks`."""
         self.snapshot = Snapshot()
         self.started = False
+        self.hidden = frozenset(i for i, needs in NEEDS.items() if not needs <= self.map.capabilities)
+        """The invariants that cannot be judged, because the implementation does not show enough."""
 
     # -- looking and judging ----------------------------------------------------------------------------------------------
 
@@ -136,6 +164,9 @@ class ReverseMapMachine(RuleBasedStateMachine):
         self.operations += 1
         return int(result or 0)
 
+    def _new(self, name: str, **arguments: Any) -> Call:
+        return Call(name, hidden=self.hidden, **arguments)
+
     def _look(self, page: ShadowPage | None = None) -> tuple[Snapshot, World]:
         """Look again, at everything or at one page; what was there before, and the world now."""
         old = self.snapshot
@@ -147,8 +178,9 @@ class ReverseMapMachine(RuleBasedStateMachine):
     def _settle(self, world: World) -> None:
         """Judge the whole."""
         for id_ in (*PAGES, *LISTS):
-            for subject in self._subjects(id_, world):
-                REGISTRY[id_].demand(subject)
+            if id_ not in self.hidden and (id_ != "RMAP-ANON-004" or self._lists_are_shown):
+                for subject in self._subjects(id_, world):
+                    REGISTRY[id_].demand(subject)
         walks = WalkWorld(world)
         REGISTRY["RMAP-ANON-004"].demand(walks)
         for number in self.snapshot.walks:
@@ -158,32 +190,28 @@ class ReverseMapMachine(RuleBasedStateMachine):
         """Judge the whole after a call that is about one page: what cannot have changed but for that page only."""
         REGISTRY["RMAP-MAPCOUNT-001"].demand(world.page(page.number))
         for id_ in PAGES[1:]:
-            REGISTRY[id_].demand(world)
+            if id_ not in self.hidden and (id_ != "RMAP-ANON-004" or self._lists_are_shown):
+                REGISTRY[id_].demand(world)
         if page.number in self.snapshot.walks:
             walks = WalkWorld(world)
-            if self.snapshot.owners is None or self.snapshot.chains is None or self.snapshot.heads is None:
+            if not self._lists_are_shown:
                 REGISTRY["RMAP-ANON-004"].demand(walks)
             self._judge_walk(world, walks.page(page.number))
 
+    @property
+    def _lists_are_shown(self) -> bool:
+        """Whether what a walk finds can be told from the lists, without walking."""
+        return self.map.capabilities >= _OWNER | _LINKS
+
     def _judge_walk(self, world: World, page: Any) -> None:
-        call = Call("rmap_walk_anon", page=page)
+        call = self._new("rmap_walk_anon", page=page)
         for found in self.snapshot.walks[page.number]:
             call.did("visit", vma=world.vma(found))
         call.judge("PERF-002")
 
-    def _tells_more(self, id_: str) -> bool:
-        """Whether the implementation shows what would else be deduced."""
-        needs = {"AVMA-LIST-002": "anon_vma", "AVMA-REF-008": "live_anon_vmas"}.get(id_)
-        return needs is None or needs in self.map.capabilities
-
-    def _subjects(self, id_: str, world: World) -> list[Any]:
-        over = REGISTRY[id_].over
-        if not self._tells_more(id_):
-            return []
-        if over is Over.ANON_VMA and self.snapshot.live is None and self.snapshot.chains is None:
-            return []
-        found: list[Any] = _OVER[over](world)
-        return found
+    @staticmethod
+    def _subjects(id_: str, world: World) -> list[Any]:
+        return _OVER[REGISTRY[id_].over](world)
 
     def _difference(self, call: Call, old: Snapshot, world: World) -> None:
         """What the call has changed, as its own writes."""
@@ -208,16 +236,16 @@ class ReverseMapMachine(RuleBasedStateMachine):
             for id_ in old.refcounts.keys() | new.refcounts.keys():
                 call.wrote(world.anon(id_), "refcount", old.refcounts.get(id_, 0), new.refcounts.get(id_, 0))
 
-    @staticmethod
-    def _judge_event(id_: str, event: Event) -> None:
-        REGISTRY[id_].demand(event)
+    def _judge_event(self, id_: str, event: Event) -> None:
+        if id_ not in self.hidden:
+            REGISTRY[id_].demand(event)
 
     def _judge_freed(self, old: Snapshot, world: World) -> None:
         """Anon_vmas that are no more."""
         if old.live is None or world.snapshot.live is None:
             return
         for id_ in [i for i in old.live if i not in world.snapshot.live]:
-            event = Call("anon_vma_free").did("free_anon_vma", anon_vma=world.anon(id_))
+            event = self._new("anon_vma_free").did("free_anon_vma", anon_vma=world.anon(id_))
             self._judge_event("AVMA-ROOT-008", event)
             self._judge_event("RMAP-ANON-003", event)
 
@@ -230,7 +258,7 @@ class ReverseMapMachine(RuleBasedStateMachine):
             if number in members and number not in before:
                 vma, anon_vma = world.vma(number), world.anon(id_)
                 seen = [world.vma(v) for v in before]
-                event = Call("link").did("link", vma=vma, anon_vma=anon_vma, before=seen, after=anon_vma.list, emptied=False)
+                event = self._new("link").did("link", vma=vma, anon_vma=anon_vma, before=seen, after=anon_vma.list, emptied=False)
                 self._judge_event("AVMA-LIST-005", event)
                 if world.snapshot.live is not None:
                     self._judge_event("AVMA-ROOT-008", event)
@@ -242,6 +270,8 @@ class ReverseMapMachine(RuleBasedStateMachine):
     def start(self) -> None:
         """A process with an area."""
         self.started = True
+        if Judge.active is not None:
+            Judge.active.unobservable.update(self.hidden)
         self.snapshot = Snapshot.of(self.map, self.shadow)
         self._mmap(self._spawn(), 3, "anonymous", 0, beside=False)
 
@@ -310,7 +340,7 @@ class ReverseMapMachine(RuleBasedStateMachine):
         self._remember_forks(world, 0, None)
         vma = world.vma(area.number)
         views = [self._chain_view(s, world, area.number) for s in (old, self.snapshot)]
-        call = Call("anon_vma_prepare", vma=vma)
+        call = self._new("anon_vma_prepare", vma=vma)
         if all(view is not None for view in views):
             call.judge("AVMA-PREP-002", result=result, old=views[0], new=views[1])
             if result == 0 and first and views[1] is not None and views[1].anon_vma is not None:
@@ -318,8 +348,7 @@ class ReverseMapMachine(RuleBasedStateMachine):
                 known = old.ids
                 if views[1].anon_vma.number not in known:
                     call.did("anon_vma_allocated", anon_vma=views[1].anon_vma)
-                if "chain" in self.map.capabilities:
-                    call.judge("AVMA-PREP-007", result=result, old=views[0])
+                call.judge("AVMA-PREP-007", result=result, old=views[0])
         self._judge_links(old, world, area.number)
         self._judge_freed(old, world)
         self._settle(world)
@@ -354,7 +383,10 @@ class ReverseMapMachine(RuleBasedStateMachine):
         """An area is cut in two."""
         areas = [a for a in self.shadow.areas.values() if a.length > 1]
         area = areas[which % len(areas)]
-        where, number = area.start + 1 + at % (area.length - 1), self.shadow.new_number()
+        self._split(area, area.start + 1 + at % (area.length - 1))
+
+    def _split(self, area: ShadowArea, where: int) -> None:
+        number = self.shadow.new_number()
         result = self._call("split_vma", area.number, number, where)
         if result == 0:
             self.shadow.split(area, number, where)
@@ -377,7 +409,7 @@ class ReverseMapMachine(RuleBasedStateMachine):
             return
         vma, source_vma = world.vma(copy), world.vma(source)
         arguments = {"dst": vma, "src": source_vma} if name == "anon_vma_clone" else {"vma": vma, "pvma": source_vma}
-        call = Call(name, **arguments)
+        call = self._new(name, **arguments)
         self._difference(call, old, world)
         for id_ in [i for i in self.snapshot.ids if i not in old.ids]:
             call.did("anon_vma_allocated", anon_vma=world.anon(id_))
@@ -435,7 +467,7 @@ class ReverseMapMachine(RuleBasedStateMachine):
                 on = tuple(world.anon(i) for i, areas in (snapshot.heads or {}).items() if number in areas)
                 chains = {f"vma{v}": world.anons((snapshot.chains or {}).get(v, ())) for v in others}
                 found.append(UnlinkView(world.anons((snapshot.chains or {}).get(number, ())), (), chains, on))
-            call = Call("unlink_anon_vmas", vma=world.vma(number))
+            call = self._new("unlink_anon_vmas", vma=world.vma(number))
             call.judge("AVMA-UNLINK-001", "AVMA-UNLINK-005", old=seen[0][0], new=seen[1][0])
         self._judge_freed(old, world)
 
@@ -473,16 +505,14 @@ class ReverseMapMachine(RuleBasedStateMachine):
         depth = self.forks.get(parent, (0, None))[0] if parent is not None else 0
         self._remember_forks(world, depth + 1, parent)
         world = self._world()
-        ids: tuple[str, ...] = ("AVMA-FORK-001", "AVMA-LIST-009")
-        ids += ("AVMA-FORK-002",) if self.snapshot.heads is not None and self.snapshot.own is not None else ()
-        ids += ("AVMA-FORK-005",) if self.snapshot.refcounts is not None and self.snapshot.roots is not None else ()
+        ids = ("AVMA-FORK-001", "AVMA-LIST-009", "AVMA-FORK-002", "AVMA-FORK-005")
         self._judge_copy("anon_vma_fork", ids, old, world, area.number, child.number, result)
         self._settle(world)
         if result:
             return False
         if self.snapshot.chains is not None and self.snapshot.heads is not None and (area.slots or area.swapped):
             vma = world.vma(child.number)
-            event = Call("copy_page_range", vma=world.vma(area.number), copy=vma).did("set_pte", vma=vma)
+            event = self._new("copy_page_range", vma=world.vma(area.number), copy=vma).did("set_pte", vma=vma)
             self._judge_event("AVMA-LIST-006", event)
             self._judge_event("AVMA-LIST-007", event)
         for at in sorted(area.slots):
@@ -535,7 +565,7 @@ class ReverseMapMachine(RuleBasedStateMachine):
         old, world = self._look(page)
         kernels = {"page_add_anon_rmap": "do_page_add_anon_rmap"}.get(name, name)
         vma, seen = world.vma(area.number), world.page(page.number)
-        call = Call(kernels, page=seen, vma=vma, address=at, exclusive=exclusive == (True,))
+        call = self._new(kernels, page=seen, vma=vma, address=at, exclusive=exclusive == (True,))
         call.operation.noted.update(was_anon=was_anon, was_ksm=False, swapcache=page.slot is not None)
         self._difference(call, old, world)
         call.judge(*CALLS[name])
@@ -543,7 +573,7 @@ class ReverseMapMachine(RuleBasedStateMachine):
 
     def _remove(self, page: ShadowPage, area: ShadowArea, at: int) -> None:
         """An entry that maps the page goes."""
-        call = Call("page_remove_rmap", page=self._world().page(page.number))
+        call = self._new("page_remove_rmap", page=self._world().page(page.number))
         call.judge("RMAP-MAPCOUNT-006")
         del area.slots[at]
         self._mapping("page_remove_rmap", page, area, at)
@@ -618,11 +648,13 @@ class ReverseMapMachine(RuleBasedStateMachine):
     def unmap(self, which: int) -> None:
         """Reclaim looks for the mappings of a page and takes them away; for an anonymous one swap entries take their place."""
         mapped = self.shadow.mapped()
-        page = mapped[which % len(mapped)]
+        self._unmap(mapped[which % len(mapped)])
+
+    def _unmap(self, page: ShadowPage) -> None:
         self._settle(self._look()[1])
         walks = WalkWorld(self._world())
         seen = walks.page(page.number)
-        call = Call("try_to_unmap", page=seen, flags=TTU_IGNORE_ACCESS)
+        call = self._new("try_to_unmap", page=seen, flags=TTU_IGNORE_ACCESS)
         noted = {"was_mapped": True, "was_ksm": False, "slots_before": dict(seen.slots), "count": len(seen.slots)}
         call.operation.noted.update(noted)
         slot = None
@@ -683,7 +715,7 @@ class ReverseMapMachine(RuleBasedStateMachine):
 
     def _judge_address(self, walks: WalkWorld, page: ShadowPage, area: ShadowArea, result: int) -> None:
         seen, vma = walks.page(page.number), walks.vma(area.number)
-        asked = Call("page_address_in_vma", page=seen, vma=vma)
+        asked = self._new("page_address_in_vma", page=seen, vma=vma)
         asked.operation.result = result
         if page.anonymous:
             related = area.tree is page.tree
@@ -696,7 +728,7 @@ class ReverseMapMachine(RuleBasedStateMachine):
             asked.judge("RMAP-ADDR-007", result=result)
         if related:
             asked.judge("RMAP-ADDR-009", result=result)
-            Call("vma_address", page=seen, vma=vma).judge(*ADDRESSES, result=result)
+            self._new("vma_address", page=seen, vma=vma).judge(*ADDRESSES, result=result)
 
     # -- runs of calls that chance alone seldom makes; the history has them one by one ------------------------------------
 
@@ -741,21 +773,38 @@ class ReverseMapMachine(RuleBasedStateMachine):
         self._at(area, at, write=write)
 
     @precondition(lambda self: self.shadow.mms and len(self.shadow.areas) < AREAS)
-    @rule(who=pick, length=lengths, page=pick, merge=st.booleans())
-    def grow(self, who: int, length: int, page: int, merge: bool) -> None:
-        """A process writes to its last area and to a new one right behind it; perhaps they become one."""
+    @rule(who=pick, length=lengths, page=pick, low=st.booleans(), merge=st.booleans())
+    def grow(self, who: int, length: int, page: int, low: bool, merge: bool) -> None:
+        """A process gets an area right behind its last one, and writes to it, perhaps to both; perhaps they become one."""
         mm = self.shadow.mms[who % len(self.shadow.mms)]
-        last = self.shadow.of(mm)[-1] if self.shadow.of(mm) else None
         kinds = {kind: name for name, kind in KINDS.items()}
-        kind = "anonymous" if last is None else kinds[last.file, last.shared]
-        if last is not None:
+        last = self.shadow.of(mm)[-1] if self.shadow.of(mm) else None
+        if last is not None and low:
             self._at(last, page % last.length, write=True)
+        kind = "anonymous" if last is None else kinds[last.file, last.shared]
         self.mmap(who=who, length=length, kind=kind, pgoff=0, beside=True)
         new = self.shadow.of(mm)[-1]
         self._at(new, page % new.length, write=True)
         pairs = self._mergeable()
-        if last is not None and merge and (last, new) in pairs:
-            self.merge(which=pairs.index((last, new)))
+        if merge and (last, new) in pairs:
+            self.merge(which=pairs.index((last, new)))  # type: ignore[arg-type]
+
+    @precondition(lambda self: self.shadow.mms and len(self.shadow.areas) < AREAS - 2)
+    @rule(who=pick, shared=st.booleans(), cut=st.booleans(), page=st.integers(0, 2), other=st.booleans())
+    def files(self, who: int, shared: bool, cut: bool, page: int, other: bool) -> None:
+        """A process reads a page of a file, perhaps cuts the area, maps another file, and the page is looked for."""
+        mm = self.shadow.mms[who % len(self.shadow.mms)]
+        self.mmap(who=who, length=3, kind="shared file" if shared else "file", pgoff=0, beside=False)
+        area = self.shadow.of(mm)[-1]
+        self._at(area, page, write=False)
+        mapped = area.slots[area.start + page]
+        if cut:
+            longer = [a for a in self.shadow.areas.values() if a.length > 1]
+            self.split(which=longer.index(area), at=0)
+        if other:
+            self.mmap(who=who, length=3, kind="other file", pgoff=0, beside=False)
+        self.ask_for_addresses()
+        self.unmap(which=self.shadow.mapped().index(mapped))
 
     def _at(self, area: ShadowArea, page: int, *, write: bool) -> None:
         self.access(which=self._which(area), page=page, write=write)
@@ -764,26 +813,36 @@ class ReverseMapMachine(RuleBasedStateMachine):
         return list(self.shadow.areas.values()).index(area)
 
     @precondition(lambda self: len(self.shadow.mms) <= PROCESSES - 3 and len(self.shadow.areas) <= AREAS - 3)
-    @rule(number=st.integers(2, 3), pages=st.integers(1, 2))
+    @rule(number=st.integers(2, 3), pages=st.integers(1, 2), deep=st.booleans())
     @recorded
-    def family(self, number: int, pages: int) -> None:
-        """A process and its children, each of which has written pages of its own; then they leave."""
+    def family(self, number: int, pages: int, deep: bool) -> None:
+        """A process and its children, or its child and that one's child; each writes pages of its own; then they leave."""
         mm = self._spawn()
         family = [mm]
         area = self._mmap(mm, pages, "anonymous", 0, beside=False)
         for at in range(area.start, area.end):
             self._access(area, at, write=True)
         for _ in range(number - 1):
-            child = self._fork(mm)
-            if child is not None:
-                family.append(child)
-        # The parent comes last: its pages are its own again when all children have copies.
+            child = self._fork(family[-1] if deep else mm)
+            if child is None:
+                break
+            family.append(child)
+        # The first comes last: its pages are its own again when all others have copies.
         for one in reversed(family):
             for own in self.shadow.of(one):
                 for at in range(own.start, own.end):
                     self._access(own, at, write=True)
         _, world = self._look()
         REGISTRY["PERF-001"].demand(WalkWorld(world, family))
+        last = self.shadow.of(family[-1])[0]
+        out = last.slots.get(last.start)
+        if deep and out is not None:
+            self._unmap(out)
+            if out in self._in_swap_cache():
+                self._free(out)
+            self._access(last, last.start, write=True)
+        if last.length > 1:
+            self._split(last, last.start + 1)
         for one in family:
             self._exit(one)
 

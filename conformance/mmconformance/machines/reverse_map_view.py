@@ -257,9 +257,11 @@ class SeenPage:
         """`mapping`"""
         if self._file is not None:
             return Tagged(self._file, 0)
-        if not self._anonymous and self.system.snapshot.owners is None:
-            return None
-        owner = _seen(self.system.snapshot.owners, "page.mapping").get(self.number)
+        owners = self.system.snapshot.owners
+        if owners is None:
+            # Which anon_vma it is nobody asks who needs to see it.
+            return Tagged(None, PAGE_MAPPING_ANON) if self._anonymous else None
+        owner = owners.get(self.number)
         return None if owner is None else Tagged(self.system.anon(owner), PAGE_MAPPING_ANON)
 
 
