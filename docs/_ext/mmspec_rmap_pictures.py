@@ -359,7 +359,7 @@ def run_picture(title: str, heads: list[str], lines: list[tuple[int | None, int,
     """Columns, one per thread, time downwards. A line is a number, a lane, a mark and a text; `end` stands below."""
     line, top, left, character = 19, 34, 40, 6.9
     longest = max([len(mark + text) for _, _, mark, text in lines] or [10])
-    lane = min(330.0, max(150.0, 760 / len(heads), 14 + character * min(longest, 44)))
+    lane = min(330.0 if len(heads) > 1 else 700.0, max(150.0, 14 + character * longest))
     c = Canvas(int(left + lane * len(heads) + 10), top + line * (len(lines) + 1) + 18, title)
     clip = int((lane - 14) / character)
     bottom = top + line * len(lines)
