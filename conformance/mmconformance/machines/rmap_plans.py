@@ -11,8 +11,10 @@ from typing import Any, ClassVar, Self
 import attrs
 from hypothesis import strategies as st
 
+from mmconformance.machines.leftovers import clear_away, leftovers
 from mmconformance.scenarios import staging
 from mmconformance.scenarios.rmap.stage import Stage
+from mmspec.trace import Run
 
 small = st.integers(0, 3)
 #: Base pages between places to which mappings are moved.
@@ -20,6 +22,23 @@ FAR = 64
 
 #: Kinds of mappings: whether they have a file, and whether they are shared.
 KINDS = {"anonymous": (False, False), "file": (True, False), "shared file": (True, True)}
+
+
+class PlanStage(Stage):
+    """A stage on which all threads must come to an end, and nothing may be left in the end."""
+
+    def outcome(self, run: Run) -> str:
+        self.demand("LOCK-ORD-019", not run.stuck, stuck=run.stuck, because=run.stuck_because)
+        return super().outcome(run)
+
+    def clear(self) -> None:
+        super().clear()
+        self.machine.run(clear_away(self.machine))
+
+    def baseline(self) -> Any:
+        for id_, left in leftovers(self.system):
+            self.demand(id_, not any(left.values()), **left)
+        return super().baseline()
 
 
 @attrs.frozen
@@ -51,7 +70,7 @@ class Mapped:
 class Plan:
     """A whole program, with its schedule."""
 
-    stage: ClassVar[type[staging.Stage]] = Stage
+    stage: ClassVar[type[staging.Stage]] = PlanStage
     mappings: list[Mapped]
     forks: int
     """Processes that are forked, each from the one before; the last of three can end while others run."""
@@ -198,6 +217,16 @@ preludes = st.builds(Call, st.sampled_from(PRELUDES), st.integers(0, 1), small, 
 mappings = st.builds(
     Mapped, st.sampled_from([1, 2, 3, 8]), st.sampled_from(list(KINDS)), st.sampled_from([1, 2, 8, 0]), st.booleans()
 )
+
+
+def _picks(drawn: bytes) -> list[int]:
+    """Threads go on for a while, and give way anywhere: four decisions of each byte, two of four values of which are 0."""
+    found = [max(0, (byte >> shift & 3) - 1) for byte in drawn for shift in (0, 2, 4, 6)]
+    while found and not found[-1]:
+        found.pop()
+    return found
+
+
 plans = st.builds(
     Plan,
     mappings=st.lists(mappings, min_size=1, max_size=2),
@@ -205,6 +234,6 @@ plans = st.builds(
     observed=st.sampled_from([False, False, True]),
     prelude=st.lists(preludes, max_size=3),
     threads=st.lists(st.lists(calls, min_size=1, max_size=3), min_size=2, max_size=3),
-    picks=st.lists(st.integers(0, 2), max_size=120),
+    picks=st.binary(min_size=16, max_size=48).map(_picks),
     failures=st.lists(st.sampled_from([0, 0, 0, 0, 0, 0, 0, 0, 1]), max_size=16),
 )
