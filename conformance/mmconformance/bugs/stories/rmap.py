@@ -99,7 +99,7 @@ ALL: tuple[Mutant, ...] = (
         '"hwpoison, hugetlbfs: fix RSS-counter warning", 2012',
         (Edit("mm.rmap.unmap", "        if not PageHuge(page):\n            _dec_counter(mm, rss_counter(page))\n",
               "        _dec_counter(mm, rss_counter(page))\n"),),
-        ("HTLB-005", "RSS-001", "LAT-005"),
+        ("HTLB-005", "RSS-001", "LAT-005", "RMAP-UNMAP-020"),
         FULL,
     ),
     Mutant(
@@ -423,7 +423,7 @@ ALL: tuple[Mutant, ...] = (
               "        _last_put(root)\n        await anon_vma_free(root)\n",
               "    _last_put(anon_vma)\n    if root is not anon_vma and await _drop_root(root):\n"
               "        _last_put(root)\n        await anon_vma_free(root)\n    await anon_vma_free(anon_vma)\n"),),
-        ("AVMA-REF-010", "LAT-001", "AVMA-ROOT-008"),
+        ("AVMA-REF-010", "LAT-001", "AVMA-REF-003", "AVMA-ROOT-008"),
     ),
     Mutant(
         "LAT-002", "last put inside of the RCU section",
@@ -444,7 +444,7 @@ ALL: tuple[Mutant, ...] = (
         '"mmu-notifiers: core", Andrea Arcangeli, 29 July 2008',
         (Edit("mm.pagetable", "    before = await ptep_clear_flush(vma, vpn, level)\n    await mmu_notifier_invalidate_page(vma.mm, vpn)\n",
               "    before = await ptep_clear_flush(vma, vpn, level)\n"),),
-        ("MMUN-001", "MMUN-002", "MMUN-005", "RMAP-UNMAP-019", "RMAP-REF-006"),
+        ("MMUN-001", "MMUN-002", "MMUN-005", "TLB-001", "RMAP-UNMAP-019", "RMAP-REF-006"),
         FULL,
     ),
     Mutant(
