@@ -40,7 +40,7 @@ def test_cite_is_fit_for_a_mail(tmp_path: Path) -> None:
     assert "https://mmspec.readthedocs.io/invariants.html#HTLB-RSV-001" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["check", "explore", "bugs"])
+@pytest.mark.parametrize("name", ["check", "explore", "bugs", "count"])
 def test_schemas_are_json(tmp_path: Path, name: str) -> None:
     assert json.loads(mmspec("schema", name, cwd=tmp_path).stdout)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import textwrap
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -360,7 +361,9 @@ def run_picture(title: str, heads: list[str], lines: list[tuple[int | None, int,
     line, top, left, character = 19, 34, 40, 6.9
     longest = max([len(mark + text) for _, _, mark, text in lines] or [10])
     lane = min(330.0 if len(heads) > 1 else 700.0, max(150.0, 14 + character * longest))
-    c = Canvas(int(left + lane * len(heads) + 10), top + line * (len(lines) + 1) + 18, title)
+    width = max(480, int(left + lane * len(heads) + 10))
+    below = textwrap.wrap(end, int((width - left) / (7.6 if bad else character)))[:6]
+    c = Canvas(width, top + line * (len(lines) + len(below)) + 12, title)
     clip = int((lane - 14) / character)
     bottom = top + line * len(lines)
     middle = [left + lane * (k + 0.5) for k in range(len(heads))]
@@ -374,7 +377,8 @@ def run_picture(title: str, heads: list[str], lines: list[tuple[int | None, int,
               cls="strong" if mark.strip() in ("✗", "⧗") else "soft", size=11)  # fmt: skip
         if number is not None:
             c.text(left - 8, y + 13, str(number), size=10, anchor="end")
-    c.text(left, bottom + 20, end if len(end) < 130 else end[:129] + "…", size=12, anchor="start", bold=bad)
+    for k, text in enumerate(below):
+        c.text(left, bottom + 16 + line * k, text, size=12, anchor="start", bold=bad)
     return c.svg()
 
 
@@ -523,6 +527,10 @@ class Ranks(Generated):
 RECORDED = Path(__file__).resolve().parent.parent / "recorded-runs.json"
 
 
+#: Lines at the start and at the end of a run that are shown if it is longer than both together.
+LONG = 25
+
+
 class Runs(SphinxDirective):
     """The mutants of an area of bugs, each with its story and a failing run that was recorded."""
 
@@ -552,6 +560,9 @@ class Runs(SphinxDirective):
         if not current:
             return said
         lines = [(number, lane, mark, words) for number, lane, mark, words in run["lines"]]
+        if len(lines) > 2 * LONG:
+            left_out: tuple[int | None, int, str, str] = (None, 0, "", f"… {len(lines) - 2 * LONG} more …")
+            lines = [*lines[:LONG], left_out, *lines[-LONG:]]
         if len(run["heads"]) == 1:
             lines.append((None, 0, "✗ ", run["violates"]))
         values = ", ".join(f"{name} = {value}" for name, value in run["values"].items())
