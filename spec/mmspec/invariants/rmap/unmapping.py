@@ -613,9 +613,19 @@ def content_is_not_lost(event: Event) -> Truth:
     page = event.obj
     swap, slot = page.system.swap, page.private
     moving = event.op is not None and event.op.within("migrate_page_move_mapping") is not None
-    if event.new or not event.old or slot is None or moving or page.PG_hwpoison or not swap.count(slot):
+    if event.new or not event.old or slot is None or moving or page.PG_hwpoison or not swap.count(slot) - _faulting(event.op, slot):
         return VACUOUS
     return slot in swap.data and swap.data[slot] == page.content
+
+
+def _faulting(op: Operation | None, slot: int) -> int:
+    """How many entries for the slot the running fault is just replacing by the page: 1 or 0."""
+    fault = op.within("do_swap_page") if op is not None else None
+    if fault is None:
+        return 0
+    table = fault.mm.tables.get(fault.vpn // fault.mm.system.ptrs_per_pte)
+    entry = table.entries.get(fault.vpn) if table is not None else None
+    return int(entry is not None and entry.kind == "swap" and entry.slot == slot)
 
 
 @liveness(
