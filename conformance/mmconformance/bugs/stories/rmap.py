@@ -527,6 +527,6 @@ ALL: tuple[Mutant, ...] = (
          Edit("mm.memory", "        await set_pte_at(mm, vma, vpn, Present(new, write=writable, young=True, dirty=True))\n"
               "        await page_remove_rmap(old)\n",
               "        await set_pte_at(mm, vma, vpn, Present(new, write=writable, young=True, dirty=True))\n")),
-        ("RMAP-MAPCOUNT-003", "RMAP-REMOVE-008", "TLB-001", "DIRTY-002", "RMAP-REMOVE-001"),
+        ("RMAP-UNMAP-027", "RMAP-MAPCOUNT-003", "RMAP-REMOVE-008", "TLB-001", "DIRTY-002", "RMAP-REMOVE-001"),
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mmreference.kernel.scheduler import First, Task
 
@@ -29,15 +29,21 @@ class Failing(First):
 
 
 class Interrupted(First):
-    """The first thread runs until `when` is true; from then on the last one that can goes on, and so it comes last."""
+    """The first thread runs until `when` is true, and `later` steps on; then the last thread that can goes on, so that the first
+    one ends last.
+    """
 
-    def __init__(self, when: Callable[[], bool]) -> None:
+    def __init__(self, when: Callable[[], bool], later: int = 0) -> None:
         self.when = when
         self.reached = False
+        self.left = later
 
     def pick(self, enabled: list[Task], last: Task | None) -> Task:
         self.reached = self.reached or self.when()
-        return enabled[-1] if self.reached else enabled[0]
+        if self.reached and self.left == 0:
+            return enabled[-1]
+        self.left -= self.reached
+        return enabled[0]
 
 
 class InTurn(First):
@@ -52,3 +58,19 @@ class Last(First):
 
     def pick(self, enabled: list[Task], last: Task | None) -> Task:
         return enabled[-1]
+
+
+class InPhases(First):
+    """In each phase one thread (by number) runs until something is true, or as far as it can; then all run to their ends."""
+
+    def __init__(self, phases: Sequence[tuple[int, Callable[[], bool]]]) -> None:
+        self.phases = list(phases)
+
+    def pick(self, enabled: list[Task], last: Task | None) -> Task:
+        while self.phases:
+            number, over = self.phases[0]
+            task = next((t for t in enabled if t.index == number), None)
+            if task is not None and not over():
+                return task
+            del self.phases[0]
+        return super().pick(enabled, last)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from mmconformance.scenarios import staging
-from mmconformance.scenarios.rmap.orders import Failing, Interrupted
+from mmconformance.scenarios.rmap.orders import Failing, InPhases, Interrupted
 from mmreference.kernel.scheduler import Pause, Scheduler, Strategy
 from mmreference.machine import Machine
 from mmreference.mm.lru import lru_add_drain_all
@@ -72,15 +72,37 @@ class Stage(staging.Stage):
         scheduler.run()
         return [task.result for task in tasks]
 
-    def meanwhile(self, kind: str, first: Coroutine[Any, Any, Any], *others: Coroutine[Any, Any, Any]) -> list[Any]:
-        """The first coroutine runs up to its first step of that kind, and goes on when the others have run as far as they can."""
-        after = self.recorder.seq
-        contexts = len(self.recorder.contexts)
+    def meanwhile(
+        self, step: str, first: Coroutine[Any, Any, Any], *others: Coroutine[Any, Any, Any], later: int = 0
+    ) -> list[Any]:
+        """The first coroutine runs up to its first step of that kind (or store to that field) and `later` steps on; then the
+        others run as far as they can, and then it goes on.
+        """
+        own = len(self.recorder.contexts)
 
         def reached() -> bool:
-            return any(e.kind == kind and e.seq > after for e in self.recorder.contexts[contexts].events)
+            events = self.recorder.contexts[own].events
+            return any(e.kind == step or (e.kind == "write" and e.field == step) for e in events)
 
-        return self.together(first, *others, order=Interrupted(reached))
+        return self.together(first, *others, order=Interrupted(reached, later))
+
+    def in_phases(self, phases: Sequence[tuple[int, str]], *bodies: Coroutine[Any, Any, Any]) -> list[Any]:
+        """In each phase one of the coroutines (by number) runs up to its next step of a kind, or to its end if that is "";
+        who cannot go on is passed over.
+        """
+        first = len(self.recorder.contexts)
+
+        def over(number: int, kind: str) -> Callable[[], bool]:
+            begun: list[int] = []
+
+            def seen() -> bool:
+                events = self.recorder.contexts[first + number].events
+                begun[:] = begun or [len(events)]
+                return any(e.kind == kind for e in events[begun[0] :])
+
+            return seen
+
+        return self.together(*bodies, order=InPhases([(number, over(number, kind)) for number, kind in phases]))
 
     def elsewhere(self, body: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine now, alone, on another CPU than :meth:`do`, with translations of its own."""

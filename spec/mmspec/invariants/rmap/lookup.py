@@ -253,7 +253,13 @@ def one_of_the_two_sees_the_other(event: Event) -> Truth:
 
     Each does its own step first and looks at the other's after it. On machines that reorder the two, both need a barrier.
     """
-    return implies(walkers(event.anon_vma), lambda: bool(event.locked))
+    return implies(walkers(event.anon_vma) or _overtaken(event.anon_vma, event.root), lambda: bool(event.locked))
+
+
+def _overtaken(anon_vma: Any, root: Any) -> bool:
+    """Whether a lookup that had the mutex when the last reference went has it still."""
+    before = anon_vma.lookup_at_last_put
+    return before is not None and before == root.lookup
 
 
 def _mapped_throughout(op: Operation, page: Any) -> bool:

@@ -19,6 +19,7 @@ from mmreference.mm.anon_vma import (
 from mmreference.mm.mm_struct import VM_MAYWRITE, VM_WRITE, Mm, Vma
 from mmreference.mm.mmap import vma_alloc, vma_copy, vma_link
 from mmreference.mm.page import Page
+from mmreference.mm.rmap.referenced import page_referenced
 
 
 def _each_failure(stage: Stage, call: str, *args: object, limit: int = 40) -> None:
@@ -155,10 +156,11 @@ def families_end(stage: Stage) -> None:
         for page in range(3):
             stage.do("write", each, address + page * size, 20 + number)
     grandchild = stage.do("fork", children[0])
-    with stage.without("vm_area_struct"):
-        refused = stage.do("munmap", grandchild, address + size, 1)
-    stage.demand("HIST-002", refused == -errno.ENOMEM, munmap=refused)
-    stage.quiet()
+    for what in ("vm_area_struct", "kmem_cache_alloc anon_vma_chain"):
+        with stage.without(what):
+            refused = stage.do("munmap", grandchild, address + size, 1)
+        stage.demand("HIST-002", refused == -errno.ENOMEM, munmap=refused)
+        stage.quiet()
     stage.do("munmap", grandchild, address + size, 1)
     with stage.without("kmem_cache_alloc anon_vma"):
         refused = stage.do("fork", children[0])
@@ -243,6 +245,27 @@ def lookups_of_what_goes(stage: Stage) -> None:
         page = stage.hold(pid, address)
         stage.together(_lookup(page), _pin(page), _lookup(page), stage.machine.exit(pid), order=order())
         stage.quiet()
+
+
+def lookup_has_to_wait(stage: Stage) -> None:
+    """A lookup comes while fork has the mutex of the tree."""
+    pid, address = stage.written()
+    page = stage.hold(pid, address)
+    for later in range(1, 3):
+        stage.meanwhile("lock_root", stage.machine.fork(pid), _lookup(page), later=later)
+    stage.expect(pid, address, 7)
+
+
+def border_moves_under_a_lookup(stage: Stage) -> None:
+    """Reclaim asks for the use of a page at each step of a split that leaves the page in the second half."""
+    size = stage.page_size
+    for later in range(4):
+        pid, address = stage.written(2)
+        page = stage.hold(pid, address + size)
+        split = stage.machine.mprotect(pid, address, 1, write=False)
+        _, (count, _) = stage.meanwhile("lock_root", split, page_referenced(page, False), later=later)
+        stage.demand("RMAP-ANON-006", count >= 1, count=count, later=later)
+        stage.do("exit", pid)
 
 
 def lookups_of_what_is_taken_over(stage: Stage) -> None:

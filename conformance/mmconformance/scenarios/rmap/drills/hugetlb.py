@@ -5,9 +5,12 @@ from __future__ import annotations
 from mmconformance.scenarios.rmap.stage import Stage
 from mmconformance.scenarios.staging import conditions
 from mmreference.mm.anon_vma import page_get_anon_vma, unpin_anon_vma
+from mmreference.mm.hugetlb_anon import huge_pte_alloc
 from mmreference.mm.migrate import remove_migration_ptes, unmap_and_move
-from mmreference.mm.page import Page, get_page, put_page
+from mmreference.mm.page import Page, get_page, page_anon_vma, put_page
+from mmreference.mm.pagetable import Present, set_pte_at
 from mmreference.mm.rmap.address import page_check_address
+from mmreference.mm.rmap.mapcount import hugepage_add_anon_rmap
 from mmreference.mm.rmap.unmap import TTU_IGNORE_ACCESS, TTU_MIGRATION, try_to_unmap
 
 HUGETLB = conditions(features=("HUGETLB_PAGE",))
@@ -45,6 +48,32 @@ def hugetlb_page_in_an_area_without_tables(stage: Stage) -> None:
     there = stage.do("mmap", other, 1 << stage.system.huge_page_order, huge=True)
     found = stage.run(page_check_address(stage.page(pid, address), stage.mm(other), there))
     stage.demand("LAT-006", found is None, found=found)
+
+
+@HUGETLB
+def hugetlb_page_that_others_may_share(stage: Stage) -> None:
+    """A child is the first to map a hugetlb page that others may come to share."""
+    pid, address = _huge(stage)
+    child = stage.do("fork", pid)
+    there = address + (stage.page_size << stage.system.huge_page_order)
+    vma, mm, vpn = stage.area(child, there), stage.mm(child), there // stage.page_size
+
+    async def map_shared() -> Page:
+        page = await stage.system.alloc_pages(stage.system.huge_page_order, "hugetlb page", huge=True)
+        assert isinstance(page, Page)
+        page.PG_uptodate = True
+        await huge_pte_alloc(mm, vpn)
+        await page.lock.lock()
+        async with mm.page_table_lock:
+            await hugepage_add_anon_rmap(page, vma, there)
+            await set_pte_at(mm, vma, vpn, Present(page, write=False, young=True, dirty=False), "huge")
+        page.lock.unlock()
+        return page
+
+    page = stage.run(map_shared())
+    stage.quiet()
+    stage.demand("HTLB-001", page_anon_vma(page) is stage.area(pid, address).anon_vma, page=page, owner=page_anon_vma(page))
+    stage.expect(child, there, 0)
 
 
 @conditions(features=("HUGETLB_PAGE", "MIGRATION"))

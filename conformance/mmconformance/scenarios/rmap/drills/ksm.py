@@ -60,11 +60,13 @@ def merged_and_swapped(stage: Stage) -> None:
     size = stage.page_size
     for _ in range(2):
         stage.reclaim(one, address)
-        stage.do("evict", stage.page(one, address)) if stage.kind(one, address) == "present" else None
+        if stage.kind(one, address) == "present":
+            stage.do("evict", stage.page(one, address))
         stage.quiet()
+        stage.do("madvise", two, there, 3, "unmergeable")
         stage.expect(one, address, 5)
         stage.expect(two, there + size, 5)
-    _merge(stage)
+    _merge(stage, (two, there, 3))
     for _ in range(3):
         stage.do("shrink")
     stage.do("write", two, there + size, 8)

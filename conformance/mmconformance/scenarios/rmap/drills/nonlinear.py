@@ -49,6 +49,19 @@ def clusters_out_of_line(stage: Stage) -> None:
     stage.expect(pid, address + 11 * stage.page_size, 51)
 
 
+def holes_out_of_line(stage: Stage) -> None:
+    """Reclaim scans a nonlinear area that has no page tables in its middle."""
+    pid, pages = stage.spawn(), 3 * stage.system.ptrs_per_pte
+    address = stage.do("mmap", pid, pages, file=stage.machine.create_file(32), shared=True)
+    last = address + (pages - 1) * stage.page_size
+    stage.do("remap_file_pages", pid, last, 1, 2)
+    stage.do("write", pid, last, 5)
+    stage.drain()
+    for _ in range(3):
+        stage.reclaim(pid, last)
+    stage.expect(pid, last, 5)
+
+
 def two_areas_out_of_line(stage: Stage) -> None:
     """Reclaim comes to a page that one process maps in line, and another one, which has locked its area, out of line."""
     file, ((one, address), (two, there)) = stage.mapped_file(6, size=32, count=2)

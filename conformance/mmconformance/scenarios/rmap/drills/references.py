@@ -6,6 +6,8 @@ from mmconformance.scenarios.rmap.stage import Stage
 from mmconformance.scenarios.staging import conditions
 from mmreference.mm.mm_struct import VM_LOCKED
 from mmreference.mm.rmap.referenced import page_referenced
+from mmreference.mm.rmap.unmap import TTU_UNMAP, try_to_unmap
+from mmspec.errors import SWAP_FAIL
 
 
 def use_of_pages(stage: Stage) -> None:
@@ -93,3 +95,12 @@ def use_of_what_goes(stage: Stage) -> None:
     page = stage.hold(pid, address)
     stage.meanwhile("load_root", page_referenced(page, False), stage.machine.munmap(pid, address, 1))
     stage.expect_signal(pid, address)
+
+
+def used_since_reclaim_asked(stage: Stage) -> None:
+    """A page is used between reclaim's question and the attempt to unmap it."""
+    _, ((pid, address),) = stage.mapped_file(1)
+    stage.do("write", pid, address, 5)
+    result = stage.with_page(stage.page(pid, address), try_to_unmap, TTU_UNMAP)
+    stage.demand("RMAP-UNMAP-007", result is SWAP_FAIL, result=result)
+    stage.expect(pid, address, 5)
