@@ -13,7 +13,12 @@ def smoke(interface: str, subject: Any) -> None:
 
     :raises ImplementationFailure: if one of them cannot be made at all.
     """
-    {"ReservationMap": _reservation_map, "MemoryManager": _memory_manager, "ReverseMap": _reverse_map}[interface](subject)
+    {
+        "ReservationMap": _reservation_map,
+        "MemoryManager": _memory_manager,
+        "ReverseMap": _reverse_map,
+        "VirtualMemory": _virtual_memory,
+    }[interface](subject)
 
 
 def _expect(what: str, value: object, kind: type) -> Any:
@@ -58,3 +63,17 @@ def _reverse_map(subject: Any) -> None:
         subject.page_remove_rmap(1, 1, 4)
         subject.free_page(1)
     subject.unlink_anon_vmas(1)
+
+
+def _virtual_memory(subject: Any) -> None:
+    subject.start()
+    try:
+        pid = _expect("spawn()", subject.spawn(), int)
+        address = _expect("map_pages()", subject.map_pages(pid, 1), int)
+        if address > 0:
+            _expect("write()", subject.write(pid, address, 1), int)
+            _expect("read()", subject.read(pid, address), int)
+            _expect("unmap_pages()", subject.unmap_pages(pid, address, 1), int)
+        _expect("exit()", subject.exit(pid), int)
+    finally:
+        subject.stop()

@@ -10,6 +10,7 @@ from mmconformance.adapters.loading import Target
 from mmconformance.adapters.running import kernel_machine
 from mmconformance.engines.sampled import Plan
 from mmconformance.machines import concurrent, rmap_plans
+from mmconformance.machines.base_pages import BasePagesMachine
 from mmconformance.machines.memory_manager import MemoryManagerMachine
 from mmconformance.machines.reservation_map import ReservationMapMachine
 from mmconformance.machines.reverse_map import ReverseMapMachine
@@ -87,6 +88,8 @@ def suite_of(target: Target, variant: str) -> Suite:
         return Suite(HUGETLB, driver=Driver(ReservationMapMachine, 300, target.interface))
     if target.interface == "ReverseMap":
         return Suite(RMAP, driver=Driver(ReverseMapMachine, 100, target.interface, record=False, steps=15))
+    if target.interface == "VirtualMemory":
+        return Suite(RMAP, driver=Driver(BasePagesMachine, 150, target.interface, record=False))
     # Only the reference shows its inside; of others more has to be seen from outside.
     machine = kernel_machine() if target.kind == "kernel" else MemoryManagerMachine
     return Suite(HUGETLB, driver=Driver(machine, 400, target.interface, record=False))

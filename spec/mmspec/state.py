@@ -95,3 +95,27 @@ class Setup:
     pool: int = 4
     overcommit: int = 0
     quota: int | None = None
+
+
+@attrs.frozen(slots=True)
+class PageState:
+    """What a process has at an address, in base pages.
+
+    `mapcount` is how many entries map the page, 0 if it is `swapped`; `kind` is `anon`, `file`, `ksm` or `thp`; `locked` says
+    whether the mapping is locked in memory.
+    """
+
+    mapcount: int
+    kind: str = "anon"
+    swapped: bool = False
+    dirty: bool = False
+    locked: bool = False
+
+
+@attrs.frozen(slots=True)
+class Resident:
+    """The resident set of a process, and its entries in swap; all in base pages."""
+
+    anon: int
+    file: int
+    swap: int

@@ -70,6 +70,8 @@ def _reference(interface: str) -> Target:
         return Target("reference-regions", interface, "class", lambda arch, variant: ReferenceReservationMap())
     if interface == "ReverseMap":
         return _python("mmreference.reverse_map:ReferenceReverseMap", interface)
+    if interface == "VirtualMemory":
+        return _python("mmreference.virtual_memory:ReferenceVirtualMemory", interface)
     systems: dict[str, Callable[[str, str], Any]] = {HUGETLB: ReferenceMemoryManager, RMAP: Machine}
     return Target("reference", interface, "reference", lambda arch, variant: systems[system_of(variant)](arch, variant))
 
@@ -146,7 +148,7 @@ def _require_methods(sample: Any, interface: str, name: str) -> None:
     missing += [m for m in getattr(sample, "__abstractmethods__", ()) if m not in missing]
     if inspect.isclass(sample):
         # An attribute that only __init__ sets cannot be seen on the class; the guard looks for it on the instance.
-        missing = [m for m in missing if m not in ("regions", "huge_page_bytes")]
+        missing = [m for m in missing if m not in ("regions", "huge_page_bytes", "page_bytes")]
     if missing:
         raise UsageError(f"{name} lacks {', '.join(missing)}, which {interface} needs")
 

@@ -29,7 +29,7 @@ from mmconformance.adapters.loading import CALL_LIMIT, Target, guarded
 from mmconformance.adapters.results import promised
 from mmspec.errors import ImplementationFailure, UsageError
 from mmspec.interfaces import INTERFACES
-from mmspec.state import Mapping, PoolCounters, Setup
+from mmspec.state import Mapping, PageState, PoolCounters, Resident, Setup
 
 VERSION = 1
 
@@ -220,18 +220,24 @@ NOT_LOOKED_AT = frozenset(
     if not name.startswith("_") and callable(getattr(cls, name)) and promised(interface, name) is object
 )
 
+#: Capabilities that stand for further members beside the one of their name.
+TOGETHER = {"lock_pages": ("unlock_pages",), "create_page_file": ("truncate_page_file",)}
+
 #: What some results are made into.
 _RESULTS: dict[str, Any] = {
     "counters": lambda value: PoolCounters(**value),
     "mappings": lambda value: [Mapping(**m) for m in value],
     "regions": lambda value: [tuple(pair) for pair in value],
+    "page_state": lambda value: None if value is None else PageState(**value),
+    "resident": lambda value: Resident(**value),
 }
 
 
 def _remote(interface: str, connection: Connection, hello: Hello) -> Any:
     """An object whose methods are calls of the program."""
     body: dict[str, Any] = {"capabilities": frozenset(hello.capabilities), "huge_page_bytes": hello.huge_page_bytes}
-    optional = {n for n in hello.capabilities if callable(getattr(INTERFACES[interface], n, None))}
+    announced = {n for name in hello.capabilities for n in (name, *TOGETHER.get(name, ()))}
+    optional = {n for n in announced if callable(getattr(INTERFACES[interface], n, None))}
     for name in sorted(INTERFACES[interface].__abstractmethods__ | optional):
         original = inspect.getattr_static(INTERFACES[interface], name)
         if name in body:
@@ -299,6 +305,8 @@ def _answer(subject: Any, request: Request) -> Any:
     if isinstance(result, PoolCounters):
         seen = result.names() if isinstance(result._tentative_huge_pages, int) else result.names()[:4]
         return {n: getattr(result, n) for n in seen}
+    if isinstance(result, PageState | Resident):
+        return attrs.asdict(result)
     if request.method == "mappings":
         return [attrs.asdict(m) for m in result]
     return None if request.method in NOT_LOOKED_AT else result

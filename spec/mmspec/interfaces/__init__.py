@@ -3,7 +3,13 @@
 from mmspec.interfaces.memory_manager import MemoryManager
 from mmspec.interfaces.reservation_map import ReservationMap
 from mmspec.interfaces.reverse_map import ReverseMap
+from mmspec.interfaces.virtual_memory import VirtualMemory
 
-INTERFACES = {"MemoryManager": MemoryManager, "ReservationMap": ReservationMap, "ReverseMap": ReverseMap}
+INTERFACES = {
+    "MemoryManager": MemoryManager,
+    "ReservationMap": ReservationMap,
+    "ReverseMap": ReverseMap,
+    "VirtualMemory": VirtualMemory,
+}
 
-__all__ = ["INTERFACES", "MemoryManager", "ReservationMap", "ReverseMap"]
+__all__ = ["INTERFACES", "MemoryManager", "ReservationMap", "ReverseMap", "VirtualMemory"]

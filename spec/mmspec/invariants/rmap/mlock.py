@@ -76,6 +76,7 @@ def reclaim_drops_marked_pages_early(op: Operation) -> Truth:
     source=rmap("mlock", "try_to_unmap_one"),
     fields=(*MARK, "vma.vm_flags"),
     functions=("try_to_unmap", "try_to_unmap_one"),
+    interfaces=("VirtualMemory",),
 )
 def locked_areas_keep_unmarked_pages_too(op: Operation, result: Any) -> Truth:
     """A page that a linear area locks in memory MUST survive try_to_unmap even if it is not marked, unless the caller wants

@@ -226,6 +226,7 @@ def _resident(places: list[Place], *, anon: bool) -> int:
     functions=("try_to_unmap_one", "try_to_unmap_cluster", "copy_page_range", "unmap_page_range"),
     implied_by=("LOCK-PROT-018", "LAT-005"),
     enforced_by='"BUG: Bad rss-counter state" when an address space ends, since 3.4',
+    interfaces=("VirtualMemory",),
 )
 def resident_set_is_what_is_there(world: Any) -> Truth:
     """For each address space, the count of anonymous pages MUST be that of its entries that map one or stand for one in
@@ -286,6 +287,7 @@ def peak_is_noted_before_it_passes(event: Event) -> Truth:
     source=rmap("hiwater"),
     fields=("mm.hiwater_rss",),
     functions=("update_hiwater_rss",),
+    interfaces=("VirtualMemory",),
 )
 def mark_never_falls(event: Event) -> Truth:
     """The mark of the largest resident set MUST NOT be lowered.

@@ -603,6 +603,7 @@ def other_slots_are_left_alone(op: Operation) -> Truth:
     fields=("page.PG_swapcache", "swap_map", "page.content"),
     functions=("try_to_unmap_one", "delete_from_swap_cache", "write_page"),
     would_catch="a page that was freed as clean, and is read back as it was before the last write",
+    interfaces=("VirtualMemory",),
 )
 def content_is_not_lost(event: Event) -> Truth:
     """Whatever the kernel does with a page, processes MUST read what was written last: when a page leaves the swap cache while
