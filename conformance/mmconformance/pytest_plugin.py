@@ -19,7 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of the suite."""
     group = parser.getgroup("mmspec", "conformance of memory managers")
     group.addoption("--mm-implementation", default=None, help="package.module:attribute, exec:PROGRAM or kernel")
-    group.addoption("--mm-interface", default=None, help="ReservationMap, MemoryManager or ReverseMap")
+    group.addoption("--mm-interface", default=None, help="ReservationMap, MemoryManager, ReverseMap or VirtualMemory")
     group.addoption("--mm-arch", default="x86_64", help="architecture profile, several with commas, or all")
     group.addoption("--mm-system", default="all", help="system, such as hugetlb, or all")
     group.addoption("--mm-variant", default="all", help="variant of the reference, or all")
