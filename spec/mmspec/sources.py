@@ -117,16 +117,17 @@ FIELD = Source(
 
 #: The functions of mm/rmap.c, and its two comments on locks.
 RMAP_FUNCTIONS = (
-    "anon_vma_alloc anon_vma_free anon_vma_chain_alloc anon_vma_chain_free anon_vma_prepare lock_anon_vma_root "
-    "unlock_anon_vma_root anon_vma_chain_link anon_vma_clone anon_vma_fork unlink_anon_vmas anon_vma_ctor anon_vma_init "
-    "page_get_anon_vma page_lock_anon_vma page_unlock_anon_vma vma_address page_address_in_vma __page_check_address "
-    "page_mapped_in_vma page_referenced_one page_referenced_anon page_referenced_file page_referenced page_mkclean_one "
-    "page_mkclean_file page_mkclean page_move_anon_rmap __page_set_anon_rmap __page_check_anon_rmap page_add_anon_rmap "
-    "do_page_add_anon_rmap page_add_new_anon_rmap page_add_file_rmap page_remove_rmap try_to_unmap_one "
-    "try_to_unmap_cluster is_vma_temporary_stack try_to_unmap_anon try_to_unmap_file try_to_unmap try_to_munlock "
-    "__put_anon_vma rmap_walk_anon rmap_walk_file rmap_walk __hugepage_set_anon_rmap hugepage_add_anon_rmap "
-    "hugepage_add_new_anon_rmap"
-).split()
+    "anon_vma_alloc", "anon_vma_free", "anon_vma_chain_alloc", "anon_vma_chain_free", "anon_vma_prepare",
+    "lock_anon_vma_root", "unlock_anon_vma_root", "anon_vma_chain_link", "anon_vma_clone", "anon_vma_fork",
+    "unlink_anon_vmas", "anon_vma_ctor", "anon_vma_init", "page_get_anon_vma", "page_lock_anon_vma",
+    "page_unlock_anon_vma", "vma_address", "page_address_in_vma", "__page_check_address", "page_mapped_in_vma",
+    "page_referenced_one", "page_referenced_anon", "page_referenced_file", "page_referenced", "page_mkclean_one",
+    "page_mkclean_file", "page_mkclean", "page_move_anon_rmap", "__page_set_anon_rmap", "__page_check_anon_rmap",
+    "page_add_anon_rmap", "do_page_add_anon_rmap", "page_add_new_anon_rmap", "page_add_file_rmap",
+    "page_remove_rmap", "try_to_unmap_one", "try_to_unmap_cluster", "is_vma_temporary_stack", "try_to_unmap_anon",
+    "try_to_unmap_file", "try_to_unmap", "try_to_munlock", "__put_anon_vma", "rmap_walk_anon", "rmap_walk_file",
+    "rmap_walk", "__hugepage_set_anon_rmap", "hugepage_add_anon_rmap", "hugepage_add_new_anon_rmap",
+)  # fmt: skip
 
 RMAP_2011 = Source(
     key="rmap-2011",

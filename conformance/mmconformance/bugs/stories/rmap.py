@@ -177,7 +177,8 @@ ALL: tuple[Mutant, ...] = (
         "Reclaim saw a locked area, let go of the page table and marked the page, while munlock was under way: the page "
         "stays unevictable with nobody who locks it.",
         FILE + ", try_to_unmap_one (15 December 2009)",
-        (Edit("mm.rmap.unmap", "    if not vma.mm.mmap_sem.trylock(shared=True):\n        emit(\"mmap_sem_trylock\", mm=vma.mm, got=False)\n"
+        (Edit("mm.rmap.unmap", "    if not vma.mm.mmap_sem.trylock(shared=True):\n"
+              "        emit(\"mmap_sem_trylock\", mm=vma.mm, got=False)\n"
               "        return SWAP_AGAIN\n    emit(\"mmap_sem_trylock\", mm=vma.mm, got=True)\n    note(sem=True)\n"
               "    result = SWAP_AGAIN\n    if vma.locked:\n        await mlock_vma_page(page, vma)\n        result = SWAP_MLOCK\n"
               "    vma.mm.mmap_sem.up_read()\n    return result\n",
@@ -236,7 +237,8 @@ ALL: tuple[Mutant, ...] = (
         "B-02", "failed fork leaves its links",
         "If the child's own anon_vma could not be had, the links that were made before stayed, to an area that was freed.",
         "rmap: fix anon_vma_fork() memory leak, April 2010",
-        (Edit("mm.anon_vma", "    if anon_vma is None or avc is None:\n        await unlink_anon_vmas(vma)\n        vma.anon_vma = None\n",
+        (Edit("mm.anon_vma", "    if anon_vma is None or avc is None:\n        await unlink_anon_vmas(vma)\n"
+              "        vma.anon_vma = None\n",
               "    if anon_vma is None or avc is None:\n        vma.anon_vma = None\n"),),
         ("AVMA-FORK-003", "AVMA-REF-008", "AVMA-CLONE-006", "AVMA-LIST-001"),
     ),
@@ -275,7 +277,8 @@ ALL: tuple[Mutant, ...] = (
         "B-09", "the loser of the race keeps its element",
         "Two threads fault in the same area; the one that comes second has no use for what it has allocated.",
         "rmap: anon_vma_prepare() can leak anon_vma_chain, April 2010",
-        (Edit("mm.anon_vma", "    if avc is not None:\n        anon_vma_chain_free(system, avc)\n    return 0\n", "    return 0\n"),),
+        (Edit("mm.anon_vma", "    if avc is not None:\n        anon_vma_chain_free(system, avc)\n    return 0\n"
+              "", "    return 0\n"),),
         ("AVMA-PREP-004", "AVMA-REF-008", "AVMA-LIST-012"),
     ),
     Mutant(
@@ -317,7 +320,8 @@ ALL: tuple[Mutant, ...] = (
         "A walk that comes between the new start and the new offset of an area computes a place that is in neither.",
         '"mm: change anon_vma linking to fix multi-process server scalability issue", Rik van Riel, 6 March 2010',
         (Edit("mm.mmap", "        vma.vm_start, vma.vm_end, vma.vm_pgoff = start, end, pgoff\n",
-              "        vma.vm_start = start\n        await Access((vma.name, \"bounds\"), \"between start and offset\", write=True)\n"
+              "        vma.vm_start = start\n        await Access((vma.name, \"bounds\"), \"between start and offset\", "
+              "write=True)\n"
               "        vma.vm_end, vma.vm_pgoff = end, pgoff\n"),
          Edit("mm.mmap", "            await locks.enter_async_context(anon_vma.root.mutex)\n", "            pass\n"),
          Edit("mm.mmap", "from mmreference.kernel.scheduler import may_fail, touched\n",
@@ -329,7 +333,8 @@ ALL: tuple[Mutant, ...] = (
         "Between reading `mapping` and taking the reference the last one may have been dropped; a plain increment brings a "
         "freed object back to life.",
         FILE + ", page_get_anon_vma (25 May 2011)",
-        (Edit("mm.anon_vma", "    if not await anon_vma.ref.inc_not_zero():\n        system.rcu.read_unlock()\n        return None\n",
+        (Edit("mm.anon_vma", "    if not await anon_vma.ref.inc_not_zero():\n        system.rcu.read_unlock()\n"
+              "        return None\n",
               "    await anon_vma.ref.inc()\n"),
          Edit("mm.anon_vma", "        if not await sampled.ref.inc_not_zero():\n            return None\n",
               "        await sampled.ref.inc()\n")),
@@ -378,14 +383,16 @@ ALL: tuple[Mutant, ...] = (
         "B-26", "freed without looking at the lock",
         "The quick lookup takes no reference: it relies on whoever frees to wait for the mutex that it holds.",
         FILE + ", anon_vma_free (25 May 2011)",
-        (Edit("mm.anon_vma", "    if root.mutex.is_locked():\n        await root.mutex.lock()\n        root.mutex.unlock()\n", ""),),
+        (Edit("mm.anon_vma", "    if root.mutex.is_locked():\n        await root.mutex.lock()\n        root.mutex.unlock()\n"
+              "", ""),),
         ("AVMA-REF-013", "AVMA-RCU-010", "AVMA-RCU-013"),
     ),
     Mutant(
         "B-18", "migration without a reference",
         "While its entries are migration entries a page is not mapped, and nothing keeps its anon_vma but a reference.",
         '"mm: migration: take a reference to the anon_vma before migrating", Mel Gorman, 25 May 2010',
-        (Edit("mm.migrate", "        anon_vma = await page_get_anon_vma(page)\n        note(pinned=anon_vma)\n        if anon_vma is None:\n",
+        (Edit("mm.migrate", "        anon_vma = await page_get_anon_vma(page)\n        note(pinned=anon_vma)\n"
+              "        if anon_vma is None:\n",
               "        if not page_mapped(page):\n"),),
         ("MIGR-WALK-002", "MIGR-ISOL-002", "HIST-013", "HIST-014"),
         FULL,
@@ -395,7 +402,8 @@ ALL: tuple[Mutant, ...] = (
         "An area may share the anon_vma of its neighbour only if that has no other. A forked one's pages may belong to any on "
         "its chain, and equal anon_vmas would no longer mean equal chains.",
         "vma: enforce VMA fork limit on unfaulted, faulted mremap merge too, 2026; anon_vma reuse rule, April 2010",
-        (Edit("mm.anon_vma", "        if near.anon_vma is not None and anon_vma_compatible(vma, near) and len(near.anon_vma_chain) == 1:\n",
+        (Edit("mm.anon_vma", "        if near.anon_vma is not None and anon_vma_compatible(vma, near) and "
+              "len(near.anon_vma_chain) == 1:\n",
               "        if near.anon_vma is not None and anon_vma_compatible(vma, near):\n"),),
         ("AVMA-PREP-007", "AVMA-LIST-010", "AVMA-ROOT-007"),
     ),
@@ -419,7 +427,8 @@ ALL: tuple[Mutant, ...] = (
         "The last put dropped the reference on the root first and looked at the root's mutex after that. Code of 3.2, "
         "corrected in 2014.",
         FILE + ", __put_anon_vma; mm: rmap: fix use-after-free in __put_anon_vma, 2014",
-        (Edit("mm.anon_vma", "    _last_put(anon_vma)\n    await anon_vma_free(anon_vma)\n    if root is not anon_vma and await _drop_root(root):\n"
+        (Edit("mm.anon_vma", "    _last_put(anon_vma)\n    await anon_vma_free(anon_vma)\n"
+              "    if root is not anon_vma and await _drop_root(root):\n"
               "        _last_put(root)\n        await anon_vma_free(root)\n",
               "    _last_put(anon_vma)\n    if root is not anon_vma and await _drop_root(root):\n"
               "        _last_put(root)\n        await anon_vma_free(root)\n    await anon_vma_free(anon_vma)\n"),),
@@ -430,7 +439,8 @@ ALL: tuple[Mutant, ...] = (
         "The lookup dropped its reference before it left the section, where freeing must not wait for a mutex. Code of 3.2, "
         "corrected in 2014.",
         FILE + ", page_lock_anon_vma; mm: fix sleeping function warning from __put_anon_vma, 2014",
-        (Edit("mm.anon_vma", "    still_mapped = await page_mapped_now(page)\n    system.rcu.read_unlock()\n    if not still_mapped:\n"
+        (Edit("mm.anon_vma", "    still_mapped = await page_mapped_now(page)\n    system.rcu.read_unlock()\n"
+              "    if not still_mapped:\n"
               "        unpin(anon_vma, _holder(\"pin\"))\n        await put_anon_vma(anon_vma)\n        return None\n",
               "    still_mapped = await page_mapped_now(page)\n    if not still_mapped:\n"
               "        unpin(anon_vma, _holder(\"pin\"))\n        await put_anon_vma(anon_vma)\n        system.rcu.read_unlock()\n"
@@ -442,7 +452,8 @@ ALL: tuple[Mutant, ...] = (
         "F-01", "page freed before the secondary MMU forgets it",
         "A secondary translation holds no reference; it has to be gone before the page can be somebody else's.",
         '"mmu-notifiers: core", Andrea Arcangeli, 29 July 2008',
-        (Edit("mm.pagetable", "    before = await ptep_clear_flush(vma, vpn, level)\n    await mmu_notifier_invalidate_page(vma.mm, vpn)\n",
+        (Edit("mm.pagetable", "    before = await ptep_clear_flush(vma, vpn, level)\n"
+              "    await mmu_notifier_invalidate_page(vma.mm, vpn)\n",
               "    before = await ptep_clear_flush(vma, vpn, level)\n"),),
         ("MMUN-001", "MMUN-002", "MMUN-005", "TLB-001", "RMAP-UNMAP-019", "RMAP-REF-006"),
         FULL,
@@ -461,7 +472,8 @@ ALL: tuple[Mutant, ...] = (
         "At fork the entries of huge pages were write-protected, but the processor went on writing through what it "
         "remembered; the child saw its parent's writes.",
         "libhugetlbfs test fork-cow, on powerpc",
-        (Edit("mm.hugetlb_anon", "        if isinstance(entry, Present):\n            await flush_slot(src, vpn, \"huge\")\n", ""),),
+        (Edit("mm.hugetlb_anon", "        if isinstance(entry, Present):\n            await flush_slot(src, vpn, \"huge\")\n"
+              "", ""),),
         ("RMAP-UNMAP-027", "TLB-001", "DIRTY-003"),
         FULL, arch="powerpc64",
     ),
@@ -494,7 +506,8 @@ ALL: tuple[Mutant, ...] = (
         "Between the begin of an invalidation and its end the primary entries may still be there; a translation made from "
         "them is taken away by nobody.",
         '"mmu-notifiers: core", Andrea Arcangeli, 29 July 2008',
-        (Edit("mm.mmu_notifier", "    blocked = any(vpn in vpns for vpns in notifier.invalidating) or notifier.sequence != sequence\n",
+        (Edit("mm.mmu_notifier", "    blocked = any(vpn in vpns for vpns in notifier.invalidating) or notifier.sequence != "
+              "sequence\n",
               "    blocked = False\n"),),
         ("MMUN-004", "MMUN-001", "MMUN-005"),
         FULL,
@@ -503,7 +516,8 @@ ALL: tuple[Mutant, ...] = (
         "F-14", "what was written through mappings is not written back",
         "page_mkclean said that the page had been written through a mapping, and nobody listened.",
         "VM: Fix nasty and subtle race in shared mmap'ed page writeback, December 2006",
-        (Edit("mm.writeback", "    if mapping is not None and not PageAnon(page) and await page_mkclean(page):\n        await set_page_dirty(page)\n",
+        (Edit("mm.writeback", "    if mapping is not None and not PageAnon(page) and await page_mkclean(page):\n"
+              "        await set_page_dirty(page)\n",
               "    if mapping is not None and not PageAnon(page):\n        await page_mkclean(page)\n"),),
         ("DIRTY-001", "RMAP-MKCLEAN-007", "RMAP-UNMAP-027", "DIRTY-005"),
     ),
@@ -521,7 +535,8 @@ ALL: tuple[Mutant, ...] = (
         "The map count of the old page was lowered before its entry was replaced: the other process found itself alone "
         "and wrote, and a thread that still had the old translation read it.",
         "mm: fix race in COW logic, Nick Piggin, 2008",
-        (Edit("mm.memory", "        await ptep_clear_flush_notify(vma, vpn)\n        await page_add_new_anon_rmap(new, vma, address)\n",
+        (Edit("mm.memory", "        await ptep_clear_flush_notify(vma, vpn)\n"
+              "        await page_add_new_anon_rmap(new, vma, address)\n",
               "        await page_remove_rmap(old)\n        await ptep_clear_flush_notify(vma, vpn)\n"
               "        await page_add_new_anon_rmap(new, vma, address)\n"),
          Edit("mm.memory", "        await set_pte_at(mm, vma, vpn, Present(new, write=writable, young=True, dirty=True))\n"
