@@ -1,13 +1,13 @@
-"""A machine of reverse mapping for tests of its invariants: programs that run alone, or one after the other at a chosen step."""
+"""A machine of reverse mapping for tests of its invariants: what is run on it runs alone, and is judged."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 import mmspec.invariants.rmap  # noqa: F401 - contracts look invariants up when the reference is imported
-from mmreference.kernel.scheduler import First, Scheduler, Task
-from mmreference.mm.fork import dup_mm, mmput
+from mmreference.kernel.scheduler import Scheduler
+from mmreference.mm.fork import dup_mm
 from mmreference.mm.lru import lru_add_drain_all
 from mmreference.mm.memory import access, hardware_entry
 from mmreference.mm.mm_struct import Mm
@@ -22,31 +22,6 @@ from mmspec.trace import Recorder, recording
 Body = Coroutine[Any, Any, Any]
 
 
-class Interrupt:
-    """The first task runs; at the first step at which `when` is true, the others run to their ends, as far as they can."""
-
-    def __init__(self, when: Callable[[], bool]) -> None:
-        self.when = when
-        self.reached = False
-
-    def pick(self, enabled: list[Task], last: Task | None) -> Task:
-        self.reached = self.reached or self.when()
-        return enabled[-1] if self.reached else enabled[0]
-
-    def choose(self, task: Task, alternatives: int, label: str) -> int:
-        return 0
-
-
-class Failing(First):
-    """Allocations of a kind fail."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-
-    def choose(self, task: Task, alternatives: int, label: str) -> int:
-        return int(label == f"{self.what} fails")
-
-
 class World:
     """One booted kernel, its recorder and its judge."""
 
@@ -58,23 +33,14 @@ class World:
         self.judge = Judge.of(arch, variant)
         self.size = self.system.page_size
 
-    def run(self, body: Body, strategy: Any = None) -> Any:
+    def run(self, body: Body) -> Any:
         """Run a coroutine alone, then judge the world at rest."""
-        return self.race(body, strategy=strategy)[0]
-
-    def race(self, *bodies: Body, strategy: Any = None) -> list[Any]:
-        """Run coroutines together."""
         with judging(self.judge), recording(self.recorder):
-            scheduler = Scheduler(strategy, self.recorder)
-            tasks = [scheduler.spawn(f"task{n}", body) for n, body in enumerate(bodies)]
+            scheduler = Scheduler(None, self.recorder)
+            task = scheduler.spawn("task", body)
             scheduler.run()
             self.recorder.quiet(self.system)
-        return [task.result for task in tasks]
-
-    def seen(self, kind: str) -> Callable[[], bool]:
-        """Whether a step of that kind has happened after now."""
-        before = self.recorder.seq
-        return lambda: any(e.kind == kind and e.seq > before for c in self.recorder.contexts for e in c.events)
+        return task.result
 
     def mm(self) -> Mm:
         """An empty address space."""
@@ -92,19 +58,11 @@ class World:
         """Store a word."""
         assert self.run(access(mm, address, value)) == 0
 
-    def read(self, mm: Mm, address: int) -> int:
-        """Load a word."""
-        return int(self.run(access(mm, address, None)))
-
     def fork(self, mm: Mm) -> Mm:
         """Copy the address space."""
         child = self.run(dup_mm(mm))
         assert isinstance(child, Mm)
         return child
-
-    def exit(self, mm: Mm) -> None:
-        """Take the address space down."""
-        self.run(mmput(mm))
 
     def drain(self) -> None:
         """All new pages are on their lists."""
@@ -115,8 +73,3 @@ class World:
         entry = hardware_entry(mm, address // self.size)[1]
         assert isinstance(entry, Present)
         return entry.page
-
-    def kind(self, mm: Mm, address: int) -> str | None:
-        """What sort of entry is there."""
-        entry = hardware_entry(mm, address // self.size)[1]
-        return None if entry is None else entry.kind

@@ -104,7 +104,7 @@ def pinned_tail(stage: Stage) -> None:
 
 
 @THP
-def small_pages_are_asked_for_where_there_is_no_table(stage: Stage) -> None:
+def small_pages_beside_huge_ones(stage: Stage) -> None:
     """Pages are looked for under a huge entry, and where there is none at all; huge pages are not for everybody."""
     pid, address, number = _huge(stage)
     small = stage.do("mmap", pid, 1, address=address + 64 * number * stage.page_size)

@@ -20,6 +20,7 @@ def written_back_and_written_again(stage: Stage) -> None:
     stage.do("write", one, places[0], 8)
     for pid, address in zip((one, two), places, strict=True):
         stage.do("munmap", pid, address, 2)
+    stage.quiet()
     stage.drain()
     for _ in range(3):
         stage.do("shrink")
