@@ -103,7 +103,10 @@ class Machine:
         level, entry = hardware_entry(mm, vpn)
         if not isinstance(entry, Present):
             return None
-        return entry.page.subpages[vpn % self.system.ptrs_per_pte] if level == "pmd" else entry.page
+        if level != "pmd":
+            return entry.page
+        # One that is being split has its frames no more, and its entry still.
+        return entry.page.subpages[vpn % self.system.ptrs_per_pte] if entry.page.subpages else None
 
     def head_at(self, pid: int, address: int) -> Page | None:
         """The page that the process maps at the address, or the head of the compound page that it is a part of."""
