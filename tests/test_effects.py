@@ -12,7 +12,7 @@ import mmreference.mm
 import mmspec.invariants
 
 PREDICATES = sorted(Path(mmspec.invariants.__path__[0]).rglob("*.py"))
-REFERENCE = sorted(Path(mmreference.mm.hugetlb.__path__[0]).rglob("*.py"))
+REFERENCE = sorted(Path(mmreference.mm.__path__[0]).rglob("*.py"))
 
 #: Modules with functions that may raise; kernel functions return error codes instead.
 MAY_RAISE = {"system": "deal.raises(UsageError)"}

@@ -6,6 +6,8 @@ from typing import Any
 
 import attrs
 
+from mmspec.invariants.rmap.terms import entries_in
+
 
 @attrs.frozen
 class ChainView:
@@ -68,8 +70,6 @@ class UnlinkView:
 
 def anon_vma_view(vma: Any) -> UnlinkView:
     """Of :func:`unlink_anon_vmas`."""
-    from mmspec.invariants.rmap.terms import entries_in
-
     system = vma.mm.system
     return UnlinkView(
         _chain(vma),
