@@ -13,8 +13,8 @@ class VirtualMemory(icontract.DBC):
     """A machine with processes whose memory comes in base pages.
 
     Lengths, offsets and file sizes are in *base pages*; addresses are in *bytes* and multiples of :attr:`page_bytes`.
-    Results are those of :class:`~mmspec.interfaces.MemoryManager`: not negative, or a negative `errno` for a system call,
-    or a :class:`~mmspec.errors.Signal` for an access. It stands beside that interface, which is about the pool of huge
+    Results are those of :class:`~mmspec.interfaces.memory_manager.MemoryManager`: not negative, or a negative `errno` for a
+    system call, or a :class:`~mmspec.errors.Signal` for an access. It stands beside that interface, which is about the pool of huge
     pages, and shares the names of what both have; a class may provide both.
 
     What only some have is named in :attr:`capabilities`, and else never called.
