@@ -756,7 +756,7 @@ async def _unmap_nonlinear(vma: Vma, start: int, end: int | None) -> None:
         if isinstance(entry, Present) and start <= entry.page.index and (end is None or entry.page.index < end):
             # What belongs here is still that index of the file, which is gone; noted as the slot is emptied, for the area
             # may be going, too, and another page may have come here since.
-            await unmap_page_range(vma, vpn * size, (vpn + 1) * size, keep_cows=True)
+            await unmap_page_range(vma, vpn * size, (vpn + 1) * size, keep_cows=True, keep_order=True)
     await mmu_notifier_invalidate_range_end(mm, vma.vm_start, vma.vm_end)
 
 
