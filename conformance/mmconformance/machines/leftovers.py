@@ -33,6 +33,8 @@ def leftovers(system: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         "pages": [(p, p._count, p.mapping) for p in system.pages if not any(f.PG_hwpoison for f in (p, *p.subpages))]
     }
     if system.swap is not None:
-        yield "SWAP-COUNT-001", {"counts": dict(system.swap.swap_map), "cached": list(system.swap.has_cache)}
+        failed = [slot for slot, page in system.swapper_space.pages.items() if page.PG_hwpoison]
+        counts = {slot: system.swap.count(slot) for slot in system.swap.swap_map if slot not in failed or system.swap.count(slot)}
+        yield "SWAP-COUNT-001", {"counts": counts, "cached": [slot for slot in system.swap.has_cache if slot not in failed]}
     nodes = {content: node for content, node in system.stable_tree.items() if is_freed(node.page) or not node.page.PG_hwpoison}
     yield "RMAP-MAPCOUNT-007", {"stable_tree": nodes}
