@@ -10,6 +10,7 @@ from mmreference.mm.page import Page, get_page, put_page
 from mmreference.mm.pagetable import pte_lockptr
 from mmreference.mm.rmap.address import page_address_in_vma, page_mapped_in_vma, vma_address
 from mmreference.mm.rmap.mapcount import do_page_add_anon_rmap, page_remove_rmap
+from mmreference.mm.rmap.unmap import is_vma_temporary_stack
 
 
 def addresses_of_pages(stage: Stage) -> None:
@@ -96,3 +97,16 @@ def border_that_has_moved(stage: Stage) -> None:
 
     stage.with_page(page, map_again)
     stage.expect(pid, there, 8)
+
+
+def stack_of_a_new_program(stage: Stage) -> None:
+    """exec fills a stack, and moves it to its place; it is asked before and after whether it is doing so."""
+    pid = stage.spawn()
+    address = stage.do("stack", pid, 2)
+    stage.do("write", pid, address, 5)
+    asked = [is_vma_temporary_stack(stage.area(pid, address))]
+    stage.do("exec_stack", pid, 4)
+    there = address - 4 * stage.page_size
+    asked.append(is_vma_temporary_stack(stage.area(pid, there)))
+    stage.demand("MIGR-STACK-001", asked == [True, False], asked=asked)
+    stage.expect(pid, there, 5)

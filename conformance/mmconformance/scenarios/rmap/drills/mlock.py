@@ -101,9 +101,32 @@ def locked_by_one_of_two(stage: Stage) -> None:
     stage.demand("MLOCK-008", not page.PG_mlocked and page.lists == ["inactive_file"], page=page, lists=page.lists)
 
 
-@conditions(features=("SWAP",))
 def lost_mark_is_found_again(stage: Stage) -> None:
-    """A locked page has lost its mark; reclaim marks it again, but not while somebody holds `mmap_sem` for write."""
+    """A locked page of a file has lost its mark; reclaim marks it again, but not while somebody holds `mmap_sem` for write."""
+    _, ((pid, address),) = stage.mapped_file(1)
+    stage.do("write", pid, address, 7)
+    stage.drain()
+    stage.do("mlock", pid, address, 1)
+    page = stage.hold(pid, address)
+    _forget(page)
+    stage.with_page(page, try_to_unmap, TTU_IGNORE_ACCESS)
+    stage.demand("MLOCK-005", page.PG_mlocked, page=page)
+    _forget(page)
+
+    async def with_mmap_sem() -> None:
+        async with stage.mm(pid).mmap_sem.write():
+            await page.lock.lock()
+            await try_to_unmap(page, TTU_IGNORE_ACCESS)
+            page.lock.unlock()
+
+    stage.run(with_mmap_sem())
+    stage.demand("MLOCK-012", not page.PG_mlocked, page=page)
+    stage.expect(pid, address, 7)
+
+
+@conditions(features=("SWAP",))
+def lost_mark_is_found_by_reclaim(stage: Stage) -> None:
+    """A locked page has lost its mark; reclaim comes to it, without and with `mmap_sem` to be had."""
     pid, address = stage.written()
     stage.drain()
     stage.do("mlock", pid, address, 1)

@@ -100,8 +100,9 @@ def locked_out_of_line(stage: Stage) -> None:
         if page.PG_mlocked:
             page.PG_mlocked = False
             stage.system.zone.NR_MLOCK -= 1
+        stage.idle(pid, address)
         stage.run(attempt)
-        stage.expect(pid, address, 40)
+    stage.expect(pid, address, 40)
     stage.do("munlock", pid, address, 6)
     stage.quiet()
 

@@ -19,6 +19,7 @@ def use_of_pages(stage: Stage) -> None:
     stage.do("mlock", two, address, 1)
     stage.drain()
     stage.do("read", three, address)
+    stage.run(page_referenced(stage.page(two, address), False))
     _, vm_flags = stage.run(page_referenced(page, False))
     stage.demand("RMAP-REF-009", not vm_flags & VM_LOCKED, page=page, vm_flags=vm_flags)
     stage.run(page_referenced(page, False))

@@ -29,6 +29,21 @@ def written_back_and_written_again(stage: Stage) -> None:
     stage.expect(one, again, 8)
 
 
+def file_page_is_reclaimed(stage: Stage) -> None:
+    """Reclaim takes a page of a file away from two processes, written back before and not, and each reads it again."""
+    file, ((one, address), (two, there)) = stage.mapped_file(1, count=2)
+    for value in (5, 6):
+        stage.do("write", one, address, value)
+        stage.do("read", two, there)
+        if value == 5:
+            stage.do("writeback", file)
+        stage.drain()
+        stage.reclaim(one, address)
+        stage.quiet()
+        stage.expect(two, there, value)
+        stage.expect(one, address, value)
+
+
 def cleaned_for_nobody(stage: Stage) -> None:
     """A page that nobody maps is cleaned; one that is mapped privately; one that is mapped read-only."""
     file = stage.machine.create_file(2)
