@@ -466,16 +466,20 @@ async def __split_huge_page_map(page: Page, subpages: list[Page], vma: Vma, addr
 
 @operation()
 async def split_huge_page_pmd(mm: Mm, vpn: int) -> None:
-    """If a trans-huge page is mapped at the base page number, split it; with `mmap_sem` or the list mutex held."""
-    async with mm.page_table_lock:
-        entry = entry_under_lock(mm, vpn, "pmd")
-        if not isinstance(entry, Present):
-            return
-        page = entry.page
-        get_page(page)
-    await split_huge_page(page)
-    await put_page(page)
-    bug_on(read_entry(mm, vpn, "pmd") is not None, f"{page.name} is still mapped as one", "THP-SPLIT-001")
+    """If a trans-huge page is mapped at the base page number, split it; with `mmap_sem` or the list mutex held.
+
+    Where that is held for read only, a thread may write meanwhile and get another trans-huge page for its own, which is split
+    as well. (3.2 asserts that there is none.)
+    """
+    while True:
+        async with mm.page_table_lock:
+            entry = entry_under_lock(mm, vpn, "pmd")
+            if not isinstance(entry, Present):
+                return
+            page = entry.page
+            get_page(page)
+        await split_huge_page(page)
+        await put_page(page)
 
 
 async def split_huge_page_pmd_range(vma: Vma, start: int, end: int) -> None:

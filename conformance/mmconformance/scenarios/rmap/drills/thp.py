@@ -85,6 +85,18 @@ def split_while_a_process_forks(stage: Stage) -> None:
 
 
 @THP
+def split_while_a_thread_copies(stage: Stage) -> None:
+    """madvise splits a trans-huge page that parent and child share; a thread of the parent gets a copy in its place meanwhile."""
+    pid, address, _ = _huge(stage)
+    child = stage.do("fork", pid)
+    thrown = stage.machine.madvise(pid, address, 1, "dontneed")
+    stage.meanwhile("trylock_root", thrown, stage.machine.write(pid, address + stage.page_size, 30))
+    stage.expect(pid, address, 0)
+    stage.expect(pid, address + stage.page_size, 30)
+    stage.expect(child, address, 7)
+
+
+@THP
 def pinned_tail(stage: Stage) -> None:
     """A tail is pinned, and the pin dropped; then pinned again and dropped while its huge page is split."""
     pid, address, _ = _huge(stage)
