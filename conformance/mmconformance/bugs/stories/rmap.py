@@ -287,7 +287,7 @@ ALL: tuple[Mutant, ...] = (
         "was gone, and the page named memory that was free.",
         '"anonvma: when setting up page->mapping, we need to pick the _oldest_ anonvma", 12 April 2010',
         (Edit("mm.rmap.mapcount", "    if not exclusive:\n        anon_vma = anon_vma.root\n", ""),),
-        ("RMAP-ANON-009", "RMAP-ANON-003", "RMAP-ANON-004"),
+        ("RMAP-ANON-009", "RMAP-ANON-003", "RMAP-ANON-004", "HTLB-001"),
         FULL,
     ),
     Mutant(
