@@ -229,7 +229,7 @@ def freed(over: Over) -> UseAfterFree:
         (KernelBug("impossible"), "HTLB-ERR-007", "RMAP-MAPCOUNT-006"),
         (KernelBug("impossible", "OF-ITS-001"), "OF-ITS-001", "OF-ITS-001"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_hazards_break_an_invariant_of_the_judged_system(
     hazard: Exception, of_hugetlb: str, of_rmap: str, monkeypatch: pytest.MonkeyPatch
