@@ -15,6 +15,7 @@ import attrs
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from mmconformance.demands import demand
 from mmconformance.machines.memory_shadow import DONE, Memory, ShadowFile, Spot
 from mmconformance.machines.steps import Step, recorded
 from mmspec.errors import ImplementationFailure, Signal
@@ -37,19 +38,6 @@ JUDGED = {
     "RSS-001": frozenset({"resident", "page_state"}),
     "RSS-HIWATER-002": frozenset({"peak"}),
 }
-
-
-def demand(id_: str, holds: bool, **values: Any) -> None:
-    """Judge what was found from outside.
-
-    :raises Violation: of that invariant, if it does not hold.
-    """
-    judge = Judge.active
-    if judge is None or judge.resting or id_ in judge.inapplicable:
-        return
-    judge.real[id_] += 1
-    if not holds:
-        raise REGISTRY[id_].violation(**values)
 
 
 class BasePagesMachine(RuleBasedStateMachine):

@@ -16,6 +16,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from mmconformance.demands import demand
 from mmconformance.hazards import violation_for
 from mmconformance.machines.leftovers import clear_away, leftovers
 from mmconformance.machines.memory_shadow import DONE, Cell, Memory, ShadowFile, Spot
@@ -25,7 +26,7 @@ from mmreference.machine import Machine
 from mmreference.mm.mm_struct import VM_HUGETLB, VM_SHARED, Vma
 from mmspec.config import FEATURES, features
 from mmspec.errors import Signal, Violation
-from mmspec.invariant import REGISTRY, Judge
+from mmspec.invariant import Judge
 from mmspec.invariants.rmap.terms import census
 from mmspec.trace import Recorder
 
@@ -72,19 +73,6 @@ class Failing(First):
         if fails:
             self.failed.append(label)
         return int(fails)
-
-
-def demand(id_: str, holds: bool, **values: Any) -> None:
-    """Judge what was found from outside.
-
-    :raises Violation: of that invariant, if it does not hold.
-    """
-    judge = Judge.active
-    if judge is None or judge.resting or id_ in judge.inapplicable:
-        return
-    judge.real[id_] += 1
-    if not holds:
-        raise REGISTRY[id_].violation(**values)
 
 
 class VirtualMemoryMachine(RuleBasedStateMachine):
@@ -331,14 +319,15 @@ class VirtualMemoryMachine(RuleBasedStateMachine):
             self.memory.unmapped(pid, self._vpn(address), length)
 
     @precondition(lambda self: self.areas)
-    @rule(which=pick, page=pages, length=lengths, write=st.booleans(), fail=failing)
+    @rule(which=pick, page=pages, length=lengths, rights=st.sampled_from(["rw", "rw", "r", "r", ""]), fail=failing)
     @recorded
-    def mprotect(self, which: int, page: int, length: int, write: bool, fail: int) -> None:
-        """The right to write is given or taken."""
+    def mprotect(self, which: int, page: int, length: int, rights: str, fail: int) -> None:
+        """Rights are given or taken."""
         pid, address, length = self._place(which, page, length)
-        if self._call("mprotect", pid, address, length, write=write, fail=fail) == 0:
+        read, write = "r" in rights, "w" in rights
+        if self._call("mprotect", pid, address, length, write=write, read=read, fail=fail) == 0:
             for spot in self.memory.inside(pid, self._vpn(address), length):
-                spot.write = write
+                spot.read, spot.write = read, write
 
     @precondition(lambda self: self.areas)
     @rule(which=pick, page=pages, length=lengths, to=st.one_of(st.just(-1), st.integers(-1, 40)), fail=failing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mmreference.kernel.scheduler import Retry
 from mmreference.mm.mm_struct import VM_HUGETLB, VM_WRITE, Mm, Vma
 from mmreference.mm.page import Page, get_page
-from mmreference.mm.pagetable import Present, entry_under_lock, pmd_index, pte_lockptr, vpn_of
+from mmreference.mm.pagetable import Present, entry_under_lock, pmd_index, prot_none, pte_lockptr, vpn_of
 from mmspec.contracts import operation
 from mmspec.errors import Signal
 
@@ -39,7 +39,7 @@ async def get_user_page(mm: Mm, address: int, *, write: bool) -> Page | Signal:
 
     while True:
         vma = mm.area_at(address)
-        if vma is None or (write and not vma.vm_flags & VM_WRITE):
+        if vma is None or prot_none(vma) or (write and not vma.vm_flags & VM_WRITE):
             return Signal.SIGSEGV
         page = await follow_page(vma, address, write=write)
         if page is not None:

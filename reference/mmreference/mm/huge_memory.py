@@ -47,6 +47,7 @@ from mmreference.mm.pagetable import (
     entry_under_lock,
     flush_slot,
     pmd_index,
+    prot_none,
     ptep_clear_flush,
     read_entry,
     store,
@@ -457,7 +458,7 @@ async def __split_huge_page_map(page: Page, subpages: list[Page], vma: Vma, addr
         mm.tables[table.index] = table
         emit("pmd_populate", mm=mm, index=table.index)
         for number, subpage in enumerate(subpages):
-            store(mm, vma, vpn + number, Present(subpage, write=entry.write, young=entry.young, dirty=True))
+            store(mm, vma, vpn + number, Present(subpage, write=entry.write, young=entry.young, dirty=True, none=entry.none))
         emit("pmd_remapped", mm=mm, vma=vma, vpn=vpn, page=page)
         if mm.system.split_ptlocks:
             table.ptl.unlock()
@@ -626,7 +627,8 @@ async def _collapse(vma: Vma, vpns: range, new: Page) -> bool:
         bug_on(index in mm.pmds or index in mm.tables, f"{mm.name} has got another table")
         await page_add_new_anon_rmap(new, vma, start)
         writable = bool(vma.vm_flags & VM_WRITE)
-        store(mm, vma, vpns.start, Present(new, write=writable, young=True, dirty=True), "pmd")
+        entry = Present(new, write=writable, young=True, dirty=True, none=prot_none(vma))
+        store(mm, vma, vpns.start, entry, "pmd")
         prepare_pmd_huge_pte(mm, table)
     return True
 

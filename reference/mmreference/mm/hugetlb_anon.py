@@ -21,6 +21,7 @@ from mmreference.mm.pagetable import (
     entry_under_lock,
     flush_slot,
     probe_entry,
+    prot_none,
     ptep_clear_flush,
     set_pte_at,
     store,
@@ -225,7 +226,7 @@ async def _copy_range(dst: Mm, src: Mm, copy_vma: Vma, vma: Vma) -> int:
 
 @operation()
 async def hugetlb_change_protection(vma: Vma, start: int, end: int, *, write: bool) -> None:
-    """Take the right to write away from the entries of `[start, end)` (bytes)."""
+    """Give the entries of `[start, end)` (bytes) the rights of their area; the one to write is given by faults."""
     mm = vma.mm
     for vpn in huge_vpns(mm, start, end):
         async with mm.page_table_lock:
@@ -233,7 +234,7 @@ async def hugetlb_change_protection(vma: Vma, start: int, end: int, *, write: bo
             if isinstance(entry, Present):
                 cleared = await ptep_clear_flush(vma, vpn, "huge")
                 assert isinstance(cleared, Present)
-                await set_pte_at(mm, vma, vpn, attrs.evolve(cleared, write=cleared.write and write), "huge")
+                await set_pte_at(mm, vma, vpn, attrs.evolve(cleared, write=cleared.write and write, none=prot_none(vma)), "huge")
             elif isinstance(entry, MigrationEntry) and entry.write and not write:
                 store(mm, vma, vpn, attrs.evolve(entry, write=False), "huge")
 

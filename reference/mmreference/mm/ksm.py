@@ -50,6 +50,7 @@ from mmreference.mm.pagetable import (
     entry_under_lock,
     flush_cache_page,
     pmd_index,
+    prot_none,
     pte_lockptr,
     ptep_clear_flush_notify,
     set_pte_at,
@@ -295,7 +296,7 @@ async def replace_page(vma: Vma, page: Page, kpage: Page, orig: Present) -> int:
             commit_charge(kpage, mm.memcg)
         flush_cache_page(vma, vpn)
         await ptep_clear_flush_notify(vma, vpn)
-        await set_pte_at(mm, vma, vpn, Present(kpage, young=True))
+        await set_pte_at(mm, vma, vpn, Present(kpage, young=True, none=prot_none(vma)))
         emit("ksm_replaced", mm=mm, vma=vma, vpn=vpn, page=page, kpage=kpage)
         await page_remove_rmap(page)
         if not page_mapped(page):

@@ -541,7 +541,7 @@ def _walk_hardware(mm: Mm, vpn: int, *, write: bool) -> tuple[Page, bool, bool] 
     if level == "huge":
         key = vpn >> system.huge_page_order << system.huge_page_order
     touched((mm.name, level or "pte", key), write=False)
-    if not isinstance(entry, Present) or (write and not entry.write) or entry.splitting:
+    if not isinstance(entry, Present) or (write and not entry.write) or entry.splitting or entry.none:
         return None
     if system.software_dirty_young and (not entry.young or (write and not entry.dirty)):
         return None

@@ -40,6 +40,7 @@ from mmreference.mm.pagetable import (
     entry_under_lock,
     flush_cache_page,
     pmd_index,
+    prot_none,
     pte_lockptr,
     set_pte_at,
     slot_lock,
@@ -90,7 +91,7 @@ async def remove_migration_pte(new: Page, vma: Vma, address: int, old: Page) -> 
         note(restored=entry)
         get_page(new)
         flush_cache_page(vma, vpn)
-        await set_pte_at(mm, vma, vpn, Present(new, write=entry.write), level)
+        await set_pte_at(mm, vma, vpn, Present(new, write=entry.write, none=prot_none(vma)), level)
         if PageHuge(new):
             await (hugepage_add_anon_rmap(new, vma, address) if PageAnon(new) else page_dup_rmap(new))
         elif PageAnon(new):

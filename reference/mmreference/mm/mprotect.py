@@ -15,6 +15,7 @@ from mmreference.mm.pagetable import (
     Present,
     entry_under_lock,
     pmd_index,
+    prot_none,
     pte_lockptr,
     ptep_clear_flush,
     set_pte_at,
@@ -24,8 +25,8 @@ from mmspec.contracts import operation
 
 
 @operation()
-async def change_protection(vma: Vma, start: int, end: int, *, write: bool, read: bool) -> None:
-    """Take rights away from the entries of `[start, end)` (bytes); rights to write are given by faults, one by one."""
+async def change_protection(vma: Vma, start: int, end: int, *, write: bool) -> None:
+    """Give the entries of `[start, end)` (bytes) the rights of their area; those to write are given by faults, one by one."""
     from mmreference.mm.huge_memory import split_huge_page_pmd
     from mmreference.mm.hugetlb_anon import hugetlb_change_protection
 
@@ -46,7 +47,7 @@ async def change_protection(vma: Vma, start: int, end: int, *, write: bool, read
                 # Cleared first, so that what hardware notes meanwhile is not lost.
                 cleared = await ptep_clear_flush(vma, vpn)
                 assert isinstance(cleared, Present)
-                await set_pte_at(mm, vma, vpn, attrs.evolve(cleared, write=cleared.write and write))
+                await set_pte_at(mm, vma, vpn, attrs.evolve(cleared, write=cleared.write and write, none=prot_none(vma)))
             elif isinstance(entry, MigrationEntry) and entry.write and not write:
                 # Restored, it must not be writable.
                 store(mm, vma, vpn, attrs.evolve(entry, write=False))
@@ -69,6 +70,6 @@ async def do_mprotect(mm: Mm, address: int, length: int, *, write: bool, read: b
         for vma in vmas:
             touched((vma.name, "vm_flags"))
             vma.vm_flags = vma.vm_flags & ~(VM_READ | VM_WRITE) | flags
-            await change_protection(vma, vma.vm_start, vma.vm_end, write=write, read=read)
+            await change_protection(vma, vma.vm_start, vma.vm_end, write=write)
         await vma_merge_neighbours(mm, address, end)
     return 0

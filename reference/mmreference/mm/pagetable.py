@@ -14,6 +14,7 @@ import attrs
 from mmreference.kernel.locks import SpinLock
 from mmreference.kernel.memory import KernelObject
 from mmreference.kernel.scheduler import Access, may_fail, touched
+from mmreference.mm.mm_struct import VM_READ, VM_WRITE
 from mmreference.mm.page import Page, Slot
 from mmspec.invariant import Over
 from mmspec.trace import Recorder, emit
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
 
 @attrs.frozen(slots=True)
 class Present:
-    """Maps a page. `splitting` is a trans-huge entry that is being split."""
+    """Maps a page. `splitting` is a trans-huge entry that is being split; `none` says that no access is allowed."""
 
     page: Page
     write: bool = False
     young: bool = False
     dirty: bool = False
     splitting: bool = False
+    none: bool = False
     kind: ClassVar[str] = "present"
 
 
@@ -85,6 +87,11 @@ class PteTable(KernelObject):
         """Base page number to entry; empty slots are left out."""
         self.ptl = SpinLock("ptl", self, mm.system.order)
         self.be_born()
+
+
+def prot_none(vma: Vma) -> bool:
+    """Whether the area allows no access at all; its pages are there nevertheless."""
+    return not vma.vm_flags & (VM_READ | VM_WRITE)
 
 
 def vpn_of(mm: Mm, address: int) -> int:

@@ -403,7 +403,7 @@ async def _unuse_pte(mm: Mm, vma: Vma, vpn: int, slot: int, page: Page) -> int:
     from mmreference.mm.ksm import ksm_might_need_to_copy
     from mmreference.mm.memcontrol import commit_charge
     from mmreference.mm.mm_struct import add_mm_counter
-    from mmreference.mm.pagetable import Present, SwapEntry, entry_under_lock, pte_lockptr, set_pte_at
+    from mmreference.mm.pagetable import Present, SwapEntry, entry_under_lock, prot_none, pte_lockptr, set_pte_at
     from mmreference.mm.rmap.mapcount import page_add_anon_rmap, page_add_new_anon_rmap
 
     entry = entry_under_lock(mm, vpn)
@@ -423,7 +423,7 @@ async def _unuse_pte(mm: Mm, vma: Vma, vpn: int, slot: int, page: Page) -> int:
             commit_charge(mapped, mm.memcg)
         mm.swapents -= 1
         add_mm_counter(mm, "rss_anon", 1)
-        await set_pte_at(mm, vma, vpn, Present(mapped))
+        await set_pte_at(mm, vma, vpn, Present(mapped, none=prot_none(vma)))
         if mapped is page:
             get_page(page)
             await page_add_anon_rmap(page, vma, address)

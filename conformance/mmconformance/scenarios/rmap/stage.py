@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from mmconformance import demands
 from mmconformance.scenarios import staging
 from mmconformance.scenarios.rmap.orders import Failing, InPhases, Interrupted
 from mmreference.kernel.scheduler import Pause, Scheduler, Strategy
@@ -15,8 +16,7 @@ from mmreference.mm.memory import hardware_entry
 from mmreference.mm.mm_struct import Mm, Vma
 from mmreference.mm.page import Page, get_page, put_page
 from mmreference.mm.rmap.referenced import page_referenced
-from mmspec.errors import Signal, Violation
-from mmspec.invariant import REGISTRY, Judge
+from mmspec.errors import Signal
 from mmspec.trace import Recorder, Run
 
 
@@ -176,16 +176,9 @@ class Stage(staging.Stage):
                 self.idle(pid, address)
                 self.do("reclaim", pid, address)
 
-    def demand(self, id_: str, holds: bool, **values: Any) -> None:
-        """What the script itself can see of an invariant.
-
-        :raises Violation: of the invariant with that id, unless it holds.
-        """
-        if Judge.active is None or not Judge.at_work() or id_ in Judge.active.inapplicable:
-            return
-        Judge.active.real[id_] += 1
-        if not holds:
-            raise Violation(REGISTRY[id_], values)
+    def demand(self, id_: str, holds: object, **values: Any) -> None:
+        """What the script itself can see of an invariant, see :func:`mmconformance.demands.demand`."""
+        demands.demand(id_, holds, **values)
 
     def expect(self, pid: int, address: int, value: int) -> None:
         """The process reads `value` at the address: what was stored there last, wherever it has been meanwhile."""
