@@ -11,10 +11,8 @@ from typing import Any, ClassVar, Self
 import attrs
 from hypothesis import strategies as st
 
-from mmconformance.machines.leftovers import clear_away, leftovers
 from mmconformance.scenarios import staging
 from mmconformance.scenarios.rmap.stage import Stage
-from mmspec.trace import Run
 
 small = st.integers(0, 3)
 #: Base pages between places to which mappings are moved.
@@ -22,23 +20,6 @@ FAR = 64
 
 #: Kinds of mappings: whether they have a file, and whether they are shared.
 KINDS = {"anonymous": (False, False), "file": (True, False), "shared file": (True, True)}
-
-
-class PlanStage(Stage):
-    """A stage on which all threads must come to an end, and nothing may be left in the end."""
-
-    def outcome(self, run: Run) -> str:
-        self.demand("LOCK-ORD-019", not run.stuck, stuck=run.stuck, because=run.stuck_because)
-        return super().outcome(run)
-
-    def clear(self) -> None:
-        super().clear()
-        self.machine.run(clear_away(self.machine))
-
-    def baseline(self) -> Any:
-        for id_, left in leftovers(self.system):
-            self.demand(id_, not any(left.values()), **left)
-        return super().baseline()
 
 
 @attrs.frozen
@@ -70,7 +51,7 @@ class Mapped:
 class Plan:
     """A whole program, with its schedule."""
 
-    stage: ClassVar[type[staging.Stage]] = PlanStage
+    stage: ClassVar[type[staging.Stage]] = Stage
     mappings: list[Mapped]
     forks: int
     """Processes that are forked, each from the one before; the last of three can end while others run."""

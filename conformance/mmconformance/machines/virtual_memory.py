@@ -18,9 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from mmconformance.demands import demand
 from mmconformance.hazards import violation_for
-from mmconformance.machines.leftovers import clear_away, leftovers
 from mmconformance.machines.memory_shadow import DONE, Cell, Memory, ShadowFile, Spot
 from mmconformance.machines.steps import Step, recorded
+from mmconformance.scenarios.rmap.leftovers import clear_away, leftovers
 from mmreference.kernel.scheduler import First, Stuck, Task
 from mmreference.machine import Machine
 from mmreference.mm.mm_struct import VM_HUGETLB, VM_SHARED, Vma

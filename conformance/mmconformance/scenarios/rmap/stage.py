@@ -8,6 +8,7 @@ from typing import Any
 
 from mmconformance import demands
 from mmconformance.scenarios import staging
+from mmconformance.scenarios.rmap.leftovers import clear_away, leftovers
 from mmconformance.scenarios.rmap.orders import Failing, InPhases, Interrupted
 from mmreference.kernel.scheduler import Pause, Scheduler, Strategy
 from mmreference.machine import Machine
@@ -206,6 +207,7 @@ class Stage(staging.Stage):
         self.machine.run(lru_add_drain_all(self.system))
 
     def outcome(self, run: Run) -> str:
+        self.demand("LOCK-ORD-019", not run.stuck, stuck=run.stuck, because=run.stuck_because)
         return " ".join(
             f"{mm.name}:anon={mm.rss_anon},file={mm.rss_file},swap={mm.swapents}" for mm in self.system.mms
         )
@@ -218,15 +220,11 @@ class Stage(staging.Stage):
             self.machine.run(put_page(self.held.pop()))
         for pid in list(self.machine.processes):
             self.do("exit", pid)
-        for number in range(len(self.machine.files)):
-            self.do("truncate", number, 0)
-        self.drain()
+        self.machine.run(clear_away(self.machine))
 
     def baseline(self) -> Any:
-        system = self.system
-        return {
-            "pages": len(system.pages),
-            "anon_vmas": len(system.live_anon_vmas),
-            "chains": len(system.live_chains),
-            "swap slots": len(system.swap.swap_map) + len(system.swap.has_cache) if system.swap is not None else 0,
-        }
+        found = {}
+        for id_, left in leftovers(self.system):
+            self.demand(id_, not any(left.values()), **left)
+            found[id_] = {what: len(things) for what, things in left.items()}
+        return found
