@@ -24,15 +24,22 @@ def mmspec(*arguments: str, cwd: Path, **environment: str) -> subprocess.Complet
     )  # fmt: skip
 
 
-def interrupted(*arguments: str, cwd: Path, after: float) -> subprocess.CompletedProcess[str]:
-    """Press Ctrl-C after so many seconds."""
+def interrupted(*arguments: str, cwd: Path, after: float = 0.0, once: str = "") -> subprocess.CompletedProcess[str]:
+    """Press Ctrl-C after so many seconds, counted from when a line on standard error has said `once`."""
     process = subprocess.Popen(
         [*COMMAND, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
+    assert process.stderr is not None
+    said = ""
+    while once and once not in said:
+        line = process.stderr.readline()
+        assert line, f"ended without {once!r}: {said}"
+        said += line
     time.sleep(after)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
+    errors = said + errors
     assert "Traceback" not in errors
     assert not list(cwd.glob("*.part"))
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
