@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from toy import Body, toy
+from toy import INVARIANTS, Body, toy
 
-from mmconformance.engines.execution import Execution, TaskProgram
+from mmconformance.engines.execution import Execution, Finish, TaskProgram
 from mmconformance.engines.minimise import Sketched, minimise
 from mmconformance.engines.schedules import Random
-from mmreference.kernel.scheduler import First
+from mmreference.kernel.scheduler import First, Scheduler
+from mmspec.errors import Violation
+from mmspec.trace import Recorder
 
 IDLE: Body = [("inc", "z"), ("pause",), ("inc", "z"), ("pause",), ("inc", "z")]
 LOST: list[Body] = [
@@ -70,3 +72,13 @@ def test_a_sketch_that_does_not_fit_is_followed_as_far_as_it_goes() -> None:
     program = toy("locks", [("lock", "L", [("inc", "x")])], [("lock", "L", [("inc", "x")])])
     execution = program(Sketched(["T1", "T0", "T9", "T1"], {}))
     assert [s.task.name for s in execution.executed] == ["T1", "T1", "T0", "T0"]
+
+
+def test_a_run_that_fails_before_its_first_step_comes_back() -> None:
+    def build(scheduler: Scheduler, recorder: Recorder) -> Finish:
+        raise Violation(INVARIANTS["TOY-A"], {})
+
+    program = TaskProgram("set-up", build)
+    execution = program(First())
+    assert execution.violation is not None
+    assert minimise(program, execution, budget_seconds=1) is execution

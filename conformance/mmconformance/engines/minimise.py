@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator
+from itertools import groupby
 
 from mmconformance.engines.execution import Execution, Program
 from mmconformance.engines.exhaustive import explore
@@ -67,8 +68,7 @@ def _simpler(execution: Execution) -> Iterator[_Sketch]:
         for position, value in enumerate(values):
             if value:
                 yield names, {**choices, task: [*values[:position], 0, *values[position + 1 :]]}
-    starts = [i for i in range(len(names)) if i == 0 or names[i] != names[i - 1]]
-    parts = [names[a:b] for a, b in zip(starts, [*starts[1:], len(names)], strict=True)]
+    parts = [list(steps) for _, steps in groupby(names)]
     for position, part in enumerate(parts):
         later = next((i for i in range(position + 1, len(parts)) if parts[i][0] == part[0]), None)
         if later is None:
