@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from mmreference.kernel.bug import bug_on
-from mmreference.kernel.scheduler import may_fail, touched
+from mmreference.kernel.scheduler import Access, may_fail, touched
 from mmreference.mm.address_space import vma_link_file, vma_unlink_file
 from mmreference.mm.anon_vma import anon_vma_clone, unlink_anon_vmas
 from mmreference.mm.mm_struct import (
@@ -143,10 +143,12 @@ async def vma_adjust(vma: Vma, start: int, end: int, pgoff: int, insert: Vma | N
         if vma.vm_file is not None:
             await locks.enter_async_context(vma.vm_file.i_mmap_mutex)
         anon_vma = vma.anon_vma or (following.anon_vma if following is not None and (moved or swallowed) else None)
-        # Walkers must not see pages at an index that is in neither area.
-        if anon_vma is not None and (importer is not None or start != vma.vm_start or insert is not None):
+        # Walkers must not see pages at an index that is in neither area. Where the end alone moves they can come to a page
+        # by the area that had it, or by the one that has it now, which is on the list already.
+        if anon_vma is not None and (importer is not None or start != vma.vm_start):
             emit("lock_root", root=anon_vma.root)
             await locks.enter_async_context(anon_vma.root.mutex)
+        await Access((vma.name, "vm_end"), f"move the borders of {vma.name}", write=True)
         changed = [v for v in (vma, following if moved or swallowed else None) if v is not None]
         for one in changed:
             vma_unlink_file(one)

@@ -323,9 +323,7 @@ ALL: tuple[Mutant, ...] = (
               "        vma.vm_start = start\n        await Access((vma.name, \"bounds\"), \"between start and offset\", "
               "write=True)\n"
               "        vma.vm_end, vma.vm_pgoff = end, pgoff\n"),
-         Edit("mm.mmap", "            await locks.enter_async_context(anon_vma.root.mutex)\n", "            pass\n"),
-         Edit("mm.mmap", "from mmreference.kernel.scheduler import may_fail, touched\n",
-              "from mmreference.kernel.scheduler import Access, may_fail, touched\n")),
+         Edit("mm.mmap", "            await locks.enter_async_context(anon_vma.root.mutex)\n", "            pass\n")),
         ("HIST-003", "AVMA-RCU-013", "LOCK-PROT-008", "RMAP-ANON-006", "RMAP-PCA-003", "MIGR-ORPHAN-001", "MIGR-ENTRY-001"),
     ),
     Mutant(

@@ -165,7 +165,7 @@ def split_against_migration(stage: Stage) -> None:
     pid, address = stage.written(2)
     stage.drain()
     stage.race("migrate", "migrate", pid, address + stage.page_size)
-    stage.race("munmap", "munmap", pid, address, 1)
+    stage.race("mprotect", "mprotect", pid, address + stage.page_size, 1, write=False)
 
 
 @conditions(features=("MIGRATION",))

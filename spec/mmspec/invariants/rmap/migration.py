@@ -452,13 +452,14 @@ def walk_visits_each_linear_area_once(op: Operation, result: Any) -> Truth:
     stopped = bool(answers) and answers[-1] is not SWAP_AGAIN
 
     def visited() -> Truth:
-        # A tree finds areas in an order of its own, a list in its order.
-        right = made == wanted[: len(made)] if anon else len(set(made)) == len(made) and set(made) <= set(wanted)
+        # A tree finds areas in an order of its own, a list in its order; a border may have moved since an area was visited.
+        known = [place for place in made if place in wanted] if not op.alone else made
+        right = known == [place for place in wanted if place in known] if anon else set(known) <= set(wanted)
         return (
             right
-            and len(answers) == len(made)
+            and len(set(made)) == len(made) == len(answers)
             and all(a is SWAP_AGAIN for a in answers[:-1])
-            and (stopped or len(made) == len(wanted))
+            and (stopped or set(wanted) <= set(made))
             and result is (answers[-1] if answers else SWAP_AGAIN)
         )
 
