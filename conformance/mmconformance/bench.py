@@ -6,17 +6,20 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 from mmconformance.engines.exhaustive import explore
 from mmconformance.engines.sampled import run_machine
 from mmconformance.machines.memory_manager import MemoryManagerMachine
 from mmconformance.suites import SUITES
 from mmreference.kernel.scheduler import Pause, Scheduler
+from mmreference.machine import Machine
 from mmreference.manager import ReferenceMemoryManager
+from mmspec.config import ALLYESCONFIG, TENTATIVE
 from mmspec.invariant import Judge, judging
 from mmspec.trace import Recorder, recording
 
-ARCH, VARIANT = "x86_64", "tentative"
+ARCH, VARIANT = "x86_64", TENTATIVE
 
 
 async def _pauses(count: int) -> None:
@@ -45,14 +48,37 @@ def faults(count: int = 300) -> float:
     return time.perf_counter() - start
 
 
-def recorded_faults() -> float:
+def forks(count: int = 100) -> float:
+    """Seconds for `count` rounds of mmap, write, fork, a copy on write and exit on the reference of reverse mapping."""
+    machine = Machine(ARCH, ALLYESCONFIG)
+    pid = machine.spawn()
+    start = time.perf_counter()
+    for _ in range(count):
+        address = machine.do("mmap", pid, 2)
+        machine.do("write", pid, address, 1)
+        child = machine.do("fork", pid)
+        machine.do("write", child, address, 2)
+        machine.do("exit", child)
+        machine.do("munmap", pid, address, 2)
+    return time.perf_counter() - start
+
+
+#: What is timed with contracts and without: function to its variant and what it does.
+WORK = {
+    faults: (VARIANT, "mmap, write, munmap of huge pages x 300"),
+    forks: (ALLYESCONFIG, "mmap, write, fork, copy on write, exit x 100"),
+}
+
+
+def _recorded(work: Callable[[], float], variant: str) -> float:
     """The same with a recorder and a judge: contracts and monitors at work."""
-    with recording(Recorder()), judging(Judge.of(ARCH, VARIANT)):
-        return faults()
+    with recording(Recorder()), judging(Judge.of(ARCH, variant)):
+        return work()
 
 
-def _without_contracts() -> float:
-    command = [sys.executable, "-c", "from mmconformance.bench import faults; print(faults())"]
+def _without_contracts(work: Callable[[], float]) -> float:
+    name = work.__name__
+    command = [sys.executable, "-c", f"from mmconformance.bench import {name}; print({name}())"]
     done = subprocess.run(
         command, env={**os.environ, "MMSPEC_CONTRACTS": "off"}, capture_output=True, text=True, check=True
     )
@@ -62,9 +88,10 @@ def _without_contracts() -> float:
 def main() -> None:
     """Print all figures."""
     print(f"atomic steps per second, bare scheduler: {plain_steps():,.0f}")
-    on, idle, off = recorded_faults(), faults(), _without_contracts()
-    print(f"mmap, write, munmap x 300: contracts at work {on:.2f} s, compiled in but idle {idle:.2f} s, off {off:.2f} s")
-    print(f"  cost of contracts: x {on / off:.1f} at work, x {idle / off:.1f} idle")
+    for work, (variant, what) in WORK.items():
+        on, idle, off = _recorded(work, variant), work(), _without_contracts(work)
+        print(f"{what}: contracts at work {on:.2f} s, compiled in but idle {idle:.2f} s, off {off:.2f} s")
+        print(f"  cost of contracts: x {on / off:.1f} at work, x {idle / off:.1f} idle")
     with judging(Judge.of(ARCH, VARIANT)):
         start = time.perf_counter()
         found = run_machine(
