@@ -103,6 +103,16 @@ ALL: tuple[Mutant, ...] = (
         FULL,
     ),
     Mutant(
+        "A-10", "anonymous page in a file mapping",
+        "Whether an area has a file was told by whether it has a way to fault pages in; a shared mapping without one got zeroed "
+        "anonymous pages, which no other process shared.",
+        "CVE-2015-3288, mm: avoid setting up anonymous pages into file mapping",
+        (Edit("mm.memory", "        if vma.vm_file is None:\n            return await do_anonymous_page(",
+              "        if vma.vm_file is None or (not write and vma.vm_flags & VM_SHARED):\n"
+              "            return await do_anonymous_page("),),
+        ("RMAP-UNMAP-027", "RMAP-ANON-016", "DIRTY-001", "MLOCK-013"),
+    ),
+    Mutant(
         "A-11", "failed swap_duplicate ignored",
         "The count of a swap slot did not fit, nobody looked at the result, and the entry was set all the same: one "
         "reference less than entries, and the data is lost when the count says zero.",
@@ -518,6 +528,17 @@ ALL: tuple[Mutant, ...] = (
               "        await set_page_dirty(page)\n",
               "    if mapping is not None and not PageAnon(page):\n        await page_mkclean(page)\n"),),
         ("DIRTY-001", "RMAP-MKCLEAN-007", "RMAP-UNMAP-027", "DIRTY-005"),
+    ),
+    Mutant(
+        "F-15", "moved, and flushed when the lock is gone",
+        "mremap let go of the locks before CPUs had forgotten the old place: what was written through it after the page had been "
+        "cleaned at the new one was noticed by nobody.",
+        "mremap: fix race between mremap() and page cleaning, 2016",
+        (Edit("mm.mremap", "        entry = await ptep_clear_flush(vma, vpn)\n", "        entry = store(mm, vma, vpn, None)\n"),
+         Edit("mm.mremap", "            await move_pte(vma, vpn, new_vma, target)\n",
+              "            await move_pte(vma, vpn, new_vma, target)\n            await flush_slot(mm, vpn, \"pte\")\n"),
+         Edit("mm.mremap", "    set_pte_at,\n", "    flush_slot,\n    set_pte_at,\n    store,\n")),
+        ("TLB-001", "DIRTY-001", "DIRTY-003", "RMAP-UNMAP-027", "RMAP-MKCLEAN-010"),
     ),
     Mutant(
         "F-16", "moved without a flush",
