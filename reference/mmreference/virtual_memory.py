@@ -18,7 +18,7 @@ class ReferenceVirtualMemory(VirtualMemory):
     capabilities = frozenset(
         {
             "protect_pages", "move_pages", "lock_pages", "advise_pages", "create_page_file", "write_back", "reclaim",
-            "swap_off", "page_state", "resident", "peak",
+            "swap_off", "page_state", "resident", "peak", "statistics",
         }
     )  # fmt: skip
 
@@ -126,6 +126,11 @@ class ReferenceVirtualMemory(VirtualMemory):
         """See :meth:`VirtualMemory.resident`."""
         mm = self._machine.processes[pid]
         return Resident(mm.rss_anon, mm.rss_file, mm.swapents)
+
+    def statistics(self) -> dict[str, int]:
+        """See :meth:`VirtualMemory.statistics`."""
+        zone = self._machine.system.zone
+        return {"NR_ANON_PAGES": zone.NR_ANON_PAGES, "NR_FILE_MAPPED": zone.NR_FILE_MAPPED}
 
     def peak(self, pid: int) -> int:
         """See :meth:`VirtualMemory.peak`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import attrs
@@ -37,6 +38,8 @@ JUDGED = {
     "MLOCK-003": frozenset({"lock_pages", "reclaim"}),
     "RSS-001": frozenset({"resident", "page_state"}),
     "RSS-HIWATER-002": frozenset({"peak"}),
+    "ZSTAT-ANON-001": frozenset({"statistics", "page_state"}),
+    "ZSTAT-FILE-001": frozenset({"statistics", "page_state"}),
 }
 
 
@@ -101,7 +104,22 @@ class BasePagesMachine(RuleBasedStateMachine):
                 REGISTRY["RSS-HIWATER-002"].demand(Event("hiwater_rss", None, (), 0, {"old": self.peaks.get(pid, 0), "new": peak}))
                 self.peaks[pid] = peak
 
+    def _judge_statistics(self) -> None:
+        """Each mapping of a page counts as its share of the page, so that they add up to the pages that are mapped."""
+        if not JUDGED["ZSTAT-ANON-001"] <= self.mm.capabilities:
+            return
+        mapped = {"NR_ANON_PAGES": Fraction(0), "NR_FILE_MAPPED": Fraction(0)}
+        for pid, pages in self.memory.processes.items():
+            for vpn in pages:
+                state = self.mm.page_state(pid, self._address(vpn))
+                if state is not None and not state.swapped and state.kind != "thp":
+                    mapped["NR_FILE_MAPPED" if state.kind == "file" else "NR_ANON_PAGES"] += Fraction(1, state.mapcount)
+        told = self.mm.statistics()
+        for id_, counter in (("ZSTAT-ANON-001", "NR_ANON_PAGES"), ("ZSTAT-FILE-001", "NR_FILE_MAPPED")):
+            demand(id_, told[counter] == mapped[counter], counter=counter, told=told[counter], mapped=str(mapped[counter]))
+
     def _judge_resident(self) -> None:
+        self._judge_statistics()
         if not JUDGED["RSS-001"] <= self.mm.capabilities:
             return
         for pid, pages in self.memory.processes.items():

@@ -50,7 +50,7 @@ class Right:
     capabilities = frozenset(
         {
             "protect_pages", "move_pages", "lock_pages", "advise_pages", "create_page_file", "reclaim", "swap_off",
-            "page_state", "resident", "peak",
+            "page_state", "resident", "peak", "statistics",
         }
     )  # fmt: skip
     page_bytes = PAGE
@@ -215,6 +215,10 @@ class Right:
         swap = sum(1 for s in states if s is not None and s.swapped)
         anon = sum(1 for s in states if s is not None and s.kind == "anon") - swap
         return Resident(anon, sum(1 for s in states if s is not None and s.kind == "file"), swap)
+
+    def statistics(self):
+        told = [Right.resident(self, pid) for pid in self.processes]
+        return {"NR_ANON_PAGES": sum(t.anon for t in told), "NR_FILE_MAPPED": sum(t.file for t in told)}
 
     def note_peak(self, pid):
         told = Right.resident(self, pid)

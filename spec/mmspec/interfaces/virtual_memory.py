@@ -22,7 +22,7 @@ class VirtualMemory(icontract.DBC):
 
     #: Names of the optional members that this implementation has: `protect_pages`, `move_pages`, `lock_pages` (with
     #: `unlock_pages`), `advise_pages`, `create_page_file` (with `truncate_page_file`), `write_back`, `reclaim`,
-    #: `swap_off`, `page_state`, `resident`, `peak`.
+    #: `swap_off`, `page_state`, `resident`, `peak`, `statistics`.
     capabilities: frozenset[str] = frozenset()
 
     @property
@@ -114,6 +114,10 @@ class VirtualMemory(icontract.DBC):
 
     def resident(self, pid: int) -> Resident:
         """What the process has, in base pages (optional)."""
+        raise NotImplementedError
+
+    def statistics(self) -> dict[str, int]:
+        """`NR_ANON_PAGES` and `NR_FILE_MAPPED` of the machine, trans-huge pages left out, in base pages (optional)."""
         raise NotImplementedError
 
     def peak(self, pid: int) -> int:

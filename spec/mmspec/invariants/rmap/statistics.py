@@ -49,7 +49,7 @@ def _counter_of(page: Any) -> str:
     fields=("zone.NR_ANON_PAGES",),
     functions=(*ADDING, "page_remove_rmap"),
     implied_by=("ZSTAT-EDGE-001", "ZSTAT-KIND-001", "ZSTAT-KSM-001"),
-    interfaces=("ReverseMap",),
+    interfaces=("ReverseMap", "VirtualMemory"),
 )
 def anonymous_pages_are_counted(world: Any) -> Truth:
     """NR_ANON_PAGES MUST be the number of anonymous pages, merged ones included, that at least one entry maps, without hugetlb
@@ -69,7 +69,7 @@ def anonymous_pages_are_counted(world: Any) -> Truth:
     fields=("zone.NR_FILE_MAPPED",),
     functions=("page_add_file_rmap", "page_remove_rmap"),
     implied_by=("ZSTAT-EDGE-001", "ZSTAT-KIND-001"),
-    interfaces=("ReverseMap",),
+    interfaces=("ReverseMap", "VirtualMemory"),
 )
 def file_pages_are_counted(world: Any) -> Truth:
     """NR_FILE_MAPPED MUST be the number of pages of files, hugetlb left out, that at least one entry maps.
