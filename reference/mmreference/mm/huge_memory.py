@@ -665,23 +665,3 @@ async def __collapse_huge_page_isolate(vma: Vma, table: PteTable) -> dict[int, P
             await putback_lru_page(taken)
         return None
     return isolated or None
-
-
-@operation()
-async def madvise_hugepage(mm: Mm, start: int, end: int) -> int:
-    """Ask for trans-huge pages in `[start, end)` (bytes): 0, -EINVAL without them, or -ENOMEM."""
-    from mmreference.mm.mmap import split_to, vma_merge_neighbours
-
-    if not mm.system.has("TRANSPARENT_HUGEPAGE"):
-        return -errno.EINVAL
-    async with mm.mmap_sem.write():
-        vmas = await split_to(mm, start, end)
-        if isinstance(vmas, int):
-            return vmas
-        for vma in vmas:
-            if vma.vm_file is None:
-                touched((vma.name, "vm_flags"))
-                vma.vm_flags |= VM_HUGEPAGE
-        await vma_merge_neighbours(mm, start, end)
-    return 0
-

@@ -7,7 +7,7 @@ leaves the slot empty for a moment.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
@@ -160,17 +160,23 @@ async def pte_alloc(mm: Mm, vpn: int) -> PteTable | None:
     return mm.tables.get(index)
 
 
+def _table_of(mm: Mm, vpn: int, level: str) -> tuple[dict[int, Any], int]:
+    """Where the slot is kept, and under which key."""
+    if level == "pmd":
+        return mm.pmds, pmd_index(mm, vpn)
+    return mm.huge if level == "huge" else mm.tables[pmd_index(mm, vpn)].entries, vpn
+
+
 def store(mm: Mm, vma: Vma | None, vpn: int, entry: Entry | None, level: str = "pte") -> Entry | None:
     """Change a slot, with its lock held; the entry before."""
     before = read_entry(mm, vpn, level)
     touched(location(mm, vpn, level))
-    slots = mm.huge if level == "huge" else mm.pmds if level == "pmd" else mm.tables[pmd_index(mm, vpn)].entries
-    key = pmd_index(mm, vpn) if level == "pmd" else vpn
+    slots, key = _table_of(mm, vpn, level)
     if entry is None:
         slots.pop(key, None)
     else:
-        slots[key] = entry  # type: ignore[assignment]
-    slot = Slot(mm, key if level == "pmd" else vpn, level)
+        slots[key] = entry
+    slot = Slot(mm, key, level)
     mm.changes += 1
     if isinstance(before, Present):
         before.page.slots.pop(slot, None)
@@ -191,14 +197,11 @@ def _touch(obj: KernelObject) -> None:
 async def set_pte_at(mm: Mm, vma: Vma, vpn: int, entry: Entry | None, level: str = "pte") -> None:
     """Fill a slot, with its lock held."""
     if mm.system.transient_set_pte and read_entry(mm, vpn, level) is not None:
-        kept = entry
-        slots = mm.huge if level == "huge" else mm.pmds if level == "pmd" else mm.tables[pmd_index(mm, vpn)].entries
-        key = pmd_index(mm, vpn) if level == "pmd" else vpn
+        slots, key = _table_of(mm, vpn, level)
         before = slots.pop(key)
         touched(location(mm, vpn, level))
         await Access(location(mm, vpn, level), f"set pte {mm.name}[{vpn - mm.system.first_vpn}]", write=True)
-        slots[key] = before  # type: ignore[assignment]
-        entry = kept
+        slots[key] = before
     store(mm, vma, vpn, entry, level)
 
 

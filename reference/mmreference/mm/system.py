@@ -133,7 +133,6 @@ class System:
         """The address spaces that the scanner knows."""
         self.ksm_thread_mutex = Mutex("ksm_thread_mutex", None, self.order, "ksm_thread_mutex")
         self.thp_enabled = "always" if self.has("TRANSPARENT_HUGEPAGE") else "never"
-        self.is_temporary_move: dict[Vma, None] = {}
 
     def __repr__(self) -> str:
         return f"<{self.arch.name} {self.variant}>"
